@@ -1,0 +1,1 @@
+"""Recipes that make the weights of the Video LDM family. Never imported at run time."""

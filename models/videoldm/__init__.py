@@ -1,0 +1,1 @@
+"""The Video LDM family: latent video diffusion as the papers describe it."""

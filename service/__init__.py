@@ -1,0 +1,1 @@
+"""The HTTP front: FastAPI application, command line and client. Never loads torch."""

@@ -1,0 +1,106 @@
+"""The closed vocabulary between supervisor and inference child: one JSON object a line.
+
+Neither side knows the other's libraries: the supervisor never loads torch, the child never loads
+redis or rq. A message whose `exec` is not the current attempt token is dropped by its reader.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from worker.jobs.contract import ErrorCode, JobResult, Stage, VideoRequest
+
+MAX_MESSAGE_BYTES = 1 << 20
+
+
+class Message(BaseModel):
+    """Base of every message: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Run(Message):
+    """To the child: start this attempt."""
+
+    type: Literal["run"] = "run"
+    exec: str
+    job_id: str
+    attempt: int
+    request: VideoRequest
+    artifact_prefix: str  # every result's key starts with it; contains the attempt token
+
+
+class Cancel(Message):
+    """To the child: stop the attempt at its next step; the model stays loaded."""
+
+    type: Literal["cancel"] = "cancel"
+    exec: str
+
+
+class Exit(Message):
+    """To the child: leave when idle."""
+
+    type: Literal["exit"] = "exit"
+
+
+class Ready(Message):
+    """From the child: the model is loaded and can serve."""
+
+    type: Literal["ready"] = "ready"
+    pid: int
+    model: str
+    weights_sha256: str
+    load_s: float
+
+
+class StageStarted(Message):
+    """From the child: the attempt entered a stage."""
+
+    type: Literal["stage"] = "stage"
+    exec: str
+    stage: Stage
+
+
+class StepDone(Message):
+    """From the child: `index` of `total` steps of the current stage are done."""
+
+    type: Literal["step"] = "step"
+    exec: str
+    index: int
+    total: int
+
+
+class Done(Message):
+    """From the child: results are durable under the artifact prefix."""
+
+    type: Literal["done"] = "done"
+    exec: str
+    result: JobResult
+
+
+class CancelledMessage(Message):
+    """From the child: the attempt stopped as told; the model stays loaded."""
+
+    type: Literal["cancelled"] = "cancelled"
+    exec: str
+
+
+class Failed(Message):
+    """From the child: the attempt failed; `fatal` means the child itself is unusable."""
+
+    type: Literal["error"] = "error"
+    exec: str | None  # None: failed before any attempt, while loading
+    code: ErrorCode
+    message: str
+    retryable: bool
+    fatal: bool
+
+
+ToChild = Annotated[Run | Cancel | Exit, Field(discriminator="type")]
+FromChild = Annotated[
+    Ready | StageStarted | StepDone | Done | CancelledMessage | Failed,
+    Field(discriminator="type"),
+]
+
+TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(ToChild)
+FROM_CHILD: TypeAdapter[FromChild] = TypeAdapter(FromChild)
