@@ -1,0 +1,41 @@
+# Every target sets up `.venv` by itself, once; `make demo` or `make test` may be the first command.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format up
+
+help:
+	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
+	@echo "make up      queue server, workers and API on http://127.0.0.1:8000"
+	@echo "make test    the whole test suite"
+	@echo "make check   ruff, mypy and the import contracts"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make setup   only create $(VENV) and install into it"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml setup.sh
+	@sh setup.sh $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/praxino demo
+
+up: $(STAMP)
+	@$(BIN)/praxino up
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
