@@ -71,7 +71,7 @@ class Child:
             pass_fds=command.pass_fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_tie_to_parent(command.orphan_signal),
+            preexec_fn=tie_to_parent(command.orphan_signal),
         )
         self._started_at = time.monotonic()
         log.info("child.started", child=command.name, pid=self._process.pid)
@@ -128,7 +128,8 @@ def wait_for_end(children: list[Child], deadline: float) -> bool:
     return True
 
 
-def _tie_to_parent(orphan_signal: signal.Signals) -> "_Tie | None":
+def tie_to_parent(orphan_signal: signal.Signals) -> "_Tie | None":
+    """A `preexec_fn` by which the kernel sends a child this signal when its parent thread ends."""
     return _Tie(orphan_signal) if sys.platform == "linux" else None
 
 

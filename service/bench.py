@@ -1,0 +1,213 @@
+"""What the service adds to the bare model: overhead, admission latency, time to cancel.
+
+Measured from outside over HTTP on a trial service. The bare model runs in a process of its own,
+since nothing here loads torch, and takes turns with the service, so that both see the same machine.
+"""
+
+import asyncio
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypedDict, cast
+
+import httpx
+
+from service.client import Client, Video
+from service.trial import trial_service
+from worker.jobs.contract import VideoRequest
+
+PROMPT = "a red fox moving right over the sea"
+POLL_S = 0.01
+OPEN_CAPS = {"PRAXINO_MAX_ACTIVE_PER_TENANT": "100000", "PRAXINO_MAX_QUEUE_DEPTH": "100000"}
+
+
+class Report(TypedDict):
+    """The three figures that are promised, and what they were made of."""
+
+    overhead_ms: float  # median of (submit to completed) minus bare generation
+    submit_p99_ms: float  # from the planned send time to the answer
+    cancel_p95_over_step_ms: float  # cancel sent to job ended, minus one denoising step
+    details: dict[str, Any]
+
+
+class Pace(TypedDict):
+    """One timed bare generation."""
+
+    seconds: float
+    step_seconds: float
+
+
+Note = Callable[[str], None]
+
+
+def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note) -> Report:
+    """Run all three measurements; takes a minute or two on pocket.
+
+    rounds      pairs of one job and one bare generation
+    cancels     jobs cancelled while they denoise
+    rate        submissions a second, evenly spaced whatever the answers take
+    duration_s  how long submissions are sent
+    raises      StartError, ServiceError, Unreachable, RuntimeError if a job ends unlike asked
+    """
+    with trial_service(workers=0, settings=OPEN_CAPS) as url:
+        note(f"submitting {rate} jobs a second for {duration_s:g} s")
+        latencies = asyncio.run(submit_steadily(url, rate, duration_s))
+    with trial_service() as url, Client(url) as client, BareModel() as bare:
+        note(f"{rounds} jobs in turn with the bare model")
+        pairs = [time_pair(client, bare, seed) for seed in range(rounds + 1)][1:]
+        note(f"{cancels} cancels while denoising")
+        step_s = bare.time(request_of(_finished(client, most_steps(client), 0), client))
+        waits = [time_cancel(client, seed) for seed in range(cancels)]
+    overheads = [job_s - bare_s for job_s, bare_s in pairs]
+    return {
+        "overhead_ms": round(1000 * statistics.median(overheads), 1),
+        "submit_p99_ms": round(1000 * quantile(latencies, 0.99), 1),
+        "cancel_p95_over_step_ms": round(
+            1000 * (quantile(waits, 0.95) - step_s["step_seconds"]), 1
+        ),
+        "details": {
+            "jobs": len(pairs),
+            "job_ms_median": round(1000 * statistics.median(job for job, _ in pairs), 1),
+            "bare_ms_median": round(1000 * statistics.median(bare for _, bare in pairs), 1),
+            "overhead_ms_each": [round(1000 * overhead, 1) for overhead in overheads],
+            "submissions": len(latencies),
+            "submit_p50_ms": round(1000 * quantile(latencies, 0.5), 1),
+            "cancels": len(waits),
+            "cancel_p50_ms": round(1000 * quantile(waits, 0.5), 1),
+            "step_ms": round(1000 * step_s["step_seconds"], 1),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+            "load_average": round(os.getloadavg()[0], 2),
+        },
+    }
+
+
+async def submit_steadily(url: str, rate: int, duration_s: float) -> list[float]:
+    """Seconds from the planned moment of each submission to its answer, an open loop.
+
+    raises RuntimeError if any submission is refused
+    """
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
+    async with httpx.AsyncClient(base_url=url, limits=limits, trust_env=False) as http:
+        for _ in range(20):  # connections and code paths warm
+            await _submit(http, 0.0, 0)
+        start = asyncio.get_running_loop().time() + 0.1
+        sends = (
+            _submit(http, start + index / rate, index) for index in range(int(rate * duration_s))
+        )
+        return list(await asyncio.gather(*sends))
+
+
+async def _submit(http: httpx.AsyncClient, planned: float, seed: int) -> float:
+    loop = asyncio.get_running_loop()
+    planned = planned or loop.time()
+    await asyncio.sleep(planned - loop.time())
+    answer = await http.post("/v1/videos", json={"prompt": PROMPT, "seed": seed})
+    if answer.status_code != 200:
+        raise RuntimeError(f"a submission was refused: {answer.status_code} {answer.text[:200]}")
+    return loop.time() - planned
+
+
+class BareModel:
+    """The model without a service, in a process of its own; see `worker.pace`."""
+
+    def __enter__(self) -> "BareModel":
+        self._process = subprocess.Popen(
+            (sys.executable, "-m", "worker.pace"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._read()  # the model is loaded
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def time(self, request: VideoRequest) -> Pace:
+        """Generate once; raises RuntimeError if the process ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(request.model_dump_json() + "\n")
+        self._process.stdin.flush()
+        return cast(Pace, self._read())
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the bare model ended; its own message stands above")
+        return json.loads(line)
+
+
+def time_pair(client: Client, bare: BareModel, seed: int) -> tuple[float, float]:
+    """Seconds of a job as its client sees it, and of the same generation without a service."""
+    began = time.perf_counter()
+    video = _finished(client, None, seed)
+    job_s = time.perf_counter() - began
+    return job_s, bare.time(request_of(video, client))["seconds"]
+
+
+def _finished(client: Client, steps: int | None, seed: int) -> Video:
+    video = client.create(PROMPT, seed=seed, num_inference_steps=steps)
+    video = client.follow(video, lambda _: None, POLL_S)
+    if video["status"] != "completed":
+        raise RuntimeError(f"a job failed: {video.get('error')}")
+    return video
+
+
+def time_cancel(client: Client, seed: int) -> float:
+    """Seconds from sending a cancel, somewhere within a denoising step, to the job's end."""
+    video = client.create(PROMPT, seed=seed, num_inference_steps=most_steps(client))
+    while video.get("stage") != "denoising":
+        if video["status"] in ("completed", "failed"):
+            raise RuntimeError(f"a job ended before its cancel: {video['status']}")
+        time.sleep(POLL_S)
+        video = client.retrieve(video["id"])
+    time.sleep(0.037 * (seed % 7))  # spread over the step
+    began = time.perf_counter()
+    video = client.follow(client.cancel(video["id"]), lambda _: None, POLL_S)
+    waited_s = time.perf_counter() - began
+    error = video.get("error")
+    if error is None or error["code"] != "cancelled":
+        raise RuntimeError(f"a cancelled job ended as {video['status']}")
+    return waited_s
+
+
+def most_steps(client: Client) -> int:
+    """The largest number of denoising steps that the first model allows."""
+    return int(client.models()[0]["steps"]["maximum"])
+
+
+def request_of(video: Video, client: Client) -> VideoRequest:
+    """The request behind a finished job, as the model gets it."""
+    width, height = video["size"].split("x")
+    return VideoRequest(
+        model=video["model"],
+        task_type="text",
+        prompt=video["prompt"],
+        width=int(width),
+        height=int(height),
+        num_frames=video["num_frames"],
+        fps=video["fps"],
+        seed=video["seed"],
+        num_inference_steps=video["num_inference_steps"],
+        guidance_scale=video["guidance_scale"],
+        sampler=client.models()[0]["samplers"][0],
+    )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that at least this share of all values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(1, math.ceil(share * len(ordered))) - 1]

@@ -1,0 +1,293 @@
+"""The command line: start the service, talk to it, measure it. The only file that prints."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from service.children import StartError
+from service.client import Client, ServiceError, Unreachable, Video
+from service.standalone import Plan, base_url, bind, check_bind, run
+
+app = typer.Typer(
+    help="Praxino: a self-hosted video-generation service that never loses a job.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+Host = Annotated[str, typer.Option(help="Address to serve on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks one.")]
+Url = Annotated[str, typer.Option(envvar="PRAXINO_URL", help="Where the service answers.")]
+Key = Annotated[
+    str | None, typer.Option(envvar="PRAXINO_API_KEY", help="Key to show to the service.")
+]
+JsonPath = Annotated[Path, typer.Option("--json", help="File the figures are written to.")]
+
+
+class FrontSettings(BaseSettings):
+    """What `praxino up` must know before it can start anything that reads full settings."""
+
+    model_config = SettingsConfigDict(env_prefix="PRAXINO_", extra="ignore", frozen=True)
+
+    redis_url: SecretStr | None = None  # None: the embedded queue server is started
+    data_dir: Path = Path("data")
+    api_keys: SecretStr | None = None
+
+
+@app.command()
+def up(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder for queue and results. [PRAXINO_DATA_DIR]")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Worker processes; each loads the model.")
+    ] = 1,
+) -> None:
+    """Start queue server, workers and API; stop them all with Ctrl-C or SIGTERM."""
+    configure_logging()
+    with plain_errors():
+        settings = FrontSettings()
+        plan = Plan(
+            host=host,
+            port=port,
+            data_dir=data_dir or settings.data_dir,
+            workers=workers,
+            has_keys=has_keys(settings),
+            redis_url=settings.redis_url and settings.redis_url.get_secret_value(),
+        )
+        run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
+
+
+@app.command()
+def api(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Start only the API; needs PRAXINO_REDIS_URL."""
+    import uvicorn
+
+    from service.app import create_app
+    from service.settings import ServiceSettings
+
+    configure_logging()
+    with plain_errors():
+        settings = ServiceSettings()
+        if fd is None:
+            check_bind(host, has_keys(FrontSettings()))
+            listener = bind(host, port)
+            typer.echo(f"Praxino's API listens at {base_url(listener)}")
+        else:
+            listener = socket.socket(fileno=fd)  # bound and kept by `praxino up`
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command()
+def worker() -> None:
+    """Start one worker in this process; needs PRAXINO_REDIS_URL."""
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the film shall show.")],
+    out: Annotated[Path, typer.Option(help="Where the MP4 goes.")] = Path("out/video.mp4"),
+    model: Annotated[str | None, typer.Option(help="Model; see `praxino models`.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it shall not show.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels as WxH.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length of the film.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same film.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+) -> None:
+    """Make one film and wait for it, behind a progress bar."""
+    from service.display import follow_with_bar
+
+    with plain_errors(), Client(url, api_key) as client:
+        video = client.create(
+            prompt,
+            model=model,
+            negative_prompt=negative_prompt,
+            size=size,
+            seconds=seconds,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )
+        video = _follow(client, video, lambda: follow_with_bar(client, video, Console(stderr=True)))
+        if video["status"] != "completed":
+            error = video.get("error")
+            raise Refused(f"{video['id']} failed: {error['message'] if error else 'no reason'}")
+        client.download(video["id"], out)
+        typer.echo(str(out))
+
+
+def _follow(client: Client, video: Video, wait: Callable[[], Video]) -> Video:
+    try:
+        return wait()
+    except KeyboardInterrupt:
+        client.cancel(video["id"])
+        raise Refused(f"{video['id']} was cancelled") from None
+
+
+@app.command()
+def jobs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    status: Annotated[
+        str | None, typer.Option(help="queued, in_progress, completed or failed.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+) -> None:
+    """List jobs, newest first."""
+    from service.display import table_of_jobs
+
+    with plain_errors(), Client(url, api_key) as client:
+        Console().print(table_of_jobs(list(client.videos(limit, status))))
+
+
+@app.command()
+def cancel(
+    video_id: Annotated[str, typer.Argument(help="The job to stop.")],
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+) -> None:
+    """Cancel one job; a running one ends at its next step."""
+    with plain_errors(), Client(url, api_key) as client:
+        client.cancel(video_id)
+        typer.echo(f"{video_id} is being cancelled")
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+    """List the models on offer with their limits."""
+    with plain_errors(), Client(url, api_key) as client:
+        table = Table("id", "tasks", "sizes", "frames", "fps", "licence", box=None)
+        for card in client.models():
+            frames = card.get("frames", {})
+            table.add_row(
+                card["id"],
+                ", ".join(card.get("tasks", [])),
+                ", ".join(card.get("sizes", [])),
+                f"{frames.get('minimum', '')}-{frames.get('maximum', '')}",
+                ", ".join(str(fps) for fps in card.get("fps", [])),
+                card.get("licence", ""),
+            )
+        Console().print(table)
+
+
+@app.command(
+    "eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def evaluate(context: typer.Context) -> None:
+    """Measure what the model shows against what the prompts said; options as shown by --help."""
+    command = (sys.executable, "-m", "models.evaluation", *context.args)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command()
+def bench(
+    json_path: JsonPath = Path("reports/bench.json"),
+    rounds: Annotated[int, typer.Option(min=1, help="Jobs in turn with the bare model.")] = 9,
+    cancels: Annotated[int, typer.Option(min=1, help="Jobs cancelled while they run.")] = 20,
+    rate: Annotated[int, typer.Option(min=1, help="Submissions a second.")] = 100,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds of submissions.")] = 10.0,
+) -> None:
+    """Measure what the service adds to the bare model, on a service of its own."""
+    from service.bench import measure
+
+    with plain_errors():
+        report = measure(rounds, cancels, rate, duration, lambda text: typer.echo(text, err=True))
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        for name in ("overhead_ms", "submit_p99_ms", "cancel_p95_over_step_ms"):
+            typer.echo(f"{name:>24} {report[name]:8.1f}")  # type: ignore[literal-required]
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str | None, typer.Argument(help="What the film shall show.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for demo.mp4 and demo.png.")] = Path("out"),
+) -> None:
+    """One prompt through a service of its own: out/demo.mp4 and out/demo.png."""
+    from service.demo import PROMPT, DemoFailed, show_demo
+
+    with plain_errors(DemoFailed):
+        show_demo(prompt or PROMPT, out, Console())
+
+
+class Refused(Exception):
+    """A command could not do what it was asked; the message is for the person who asked."""
+
+
+@contextmanager
+def plain_errors(*more: type[Exception]) -> Iterator[None]:
+    """Turn what a person can mend into one line on stderr and exit status 1."""
+    try:
+        yield
+    except ValidationError as error:
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            typer.echo(f"Error: setting PRAXINO_{name}: {fault['msg']}", err=True)
+        raise typer.Exit(1) from error
+    except ServiceError as error:
+        field = f" [{error.param}]" if error.param else ""
+        typer.echo(f"Error: {error}{field}", err=True)
+        raise typer.Exit(1) from error
+    except Unreachable as error:
+        typer.echo(f"Error: {error}. Start one with `praxino up`.", err=True)
+        raise typer.Exit(1) from error
+    except (StartError, Refused, *more) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def has_keys(settings: FrontSettings) -> bool:
+    """Whether callers must show a key."""
+    return settings.api_keys is not None and bool(settings.api_keys.get_secret_value().strip())
+
+
+def configure_logging() -> None:
+    """Log events as JSON lines on stderr; stdout is for answers."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    app()

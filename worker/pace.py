@@ -1,0 +1,69 @@
+"""How fast the bare model is: no HTTP, no queue, no MP4. Run as `python -m worker.pace`.
+
+Reads one VideoRequest a line from standard input and answers each with one JSON line:
+`{"seconds": …, "step_seconds": …}`. The benchmark of the service subtracts these from what a
+client waits. Configured like a worker; the queue server is never contacted.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from typing import TextIO
+
+from pydantic import SecretStr
+
+from models.protocol import Step, VideoModel
+from worker.child import load_model
+from worker.film import read_task
+from worker.jobs.contract import VideoRequest
+from worker.launcher import ChildConfig
+from worker.settings import WorkerSettings
+
+
+def main(orders: TextIO, answers: TextIO) -> None:
+    """Answer requests until the input ends; the first line tells that the model is loaded."""
+    model = load_model(read_config())
+    answers.write(json.dumps({"model": model.card.id}) + "\n")
+    answers.flush()
+    for line in orders:
+        answers.write(json.dumps(time_request(model, VideoRequest.model_validate_json(line))))
+        answers.write("\n")
+        answers.flush()
+
+
+def time_request(model: VideoModel, request: VideoRequest) -> dict[str, float]:
+    """Wall seconds of one generation, and the median time between two denoising steps in it."""
+    ends: list[float] = []
+
+    def note(step: Step) -> None:
+        if step.stage == "denoising":
+            ends.append(time.perf_counter())
+
+    began = time.perf_counter()
+    model.generate(read_task(request), note)
+    seconds = time.perf_counter() - began
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
+    return {"seconds": seconds, "step_seconds": statistics.median(gaps) if gaps else seconds}
+
+
+def read_config() -> ChildConfig:
+    """The same model, weights and device that a worker of this environment would load."""
+    settings = WorkerSettings(redis_url=SecretStr("unix:///not-contacted"))
+    return ChildConfig(
+        parent_pid=os.getppid(),
+        loader=settings.model_loader,
+        model=settings.model,
+        weights_dir=settings.resolved_weights_dir,
+        device=settings.device,
+        dtype=settings.dtype,
+        data_dir=settings.data_dir,
+        scratch_dir=settings.data_dir,
+        encoder=settings.encoder,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.stdin, sys.stdout)
