@@ -1,0 +1,8 @@
+"""The model cards as the counter shows them: the web side reads limits from here.
+
+The service talks to the counter alone, so what it may know of models passes this way.
+"""
+
+from models.catalog import MODELS_DIR, SAMPLERS, TASKS, FrameRule, ModelCard, Span, read_catalog
+
+__all__ = ["MODELS_DIR", "SAMPLERS", "TASKS", "FrameRule", "ModelCard", "Span", "read_catalog"]

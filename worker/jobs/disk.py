@@ -1,0 +1,100 @@
+"""Blobs in a folder: written beside, flushed to the disk, then renamed into place."""
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from worker.jobs.contract import Artifact
+
+SEGMENT = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}")
+MEDIA_TYPES = {
+    ".mp4": "video/mp4",
+    ".webp": "image/webp",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+}
+CHUNK_BYTES = 1 << 20
+
+
+class DiskStore:
+    """Artifacts below one folder. A key is a relative path of plain names; nothing overwrites
+    a blob in place, so a reader sees the old one or the new one, whole.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put_file(self, key: str, path: Path) -> Artifact:
+        """Copy a local file to `key`; durable and complete once this returns.
+
+        raises ValueError for an unsafe key or unknown suffix; OSError, leaving nothing behind
+        """
+        media_type = _media_type(key)
+        target = self._locate(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{uuid4().hex}.part")
+        try:
+            sha256, size = _copy(path, beside)
+            beside.replace(target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        _flush_folder(target.parent)
+        return Artifact(key=key, sha256=sha256, size_bytes=size, media_type=media_type)
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob's bytes. raises FileNotFoundError, ValueError for an unsafe key"""
+        return self._locate(key).open("rb")
+
+    def path(self, key: str) -> Path | None:
+        """The blob's file, or None if there is none."""
+        found = self._locate(key)
+        return found if found.is_file() else None
+
+    def exists(self, key: str) -> bool:
+        """Whether the blob is there."""
+        return self.path(key) is not None
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every blob below `prefix`, a folder; fine if there is none."""
+        folder = self._locate(prefix.rstrip("/"))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _locate(self, key: str) -> Path:
+        parts = key.split("/")
+        if not all(SEGMENT.fullmatch(part) for part in parts):
+            raise ValueError(f"artifact key {key!r} is not a relative path of plain names")
+        return self._root.joinpath(*parts)
+
+
+def _media_type(key: str) -> str:
+    suffix = os.path.splitext(key)[1]
+    if suffix not in MEDIA_TYPES:
+        raise ValueError(f"artifact key {key!r} must end in one of {', '.join(MEDIA_TYPES)}")
+    return MEDIA_TYPES[suffix]
+
+
+def _copy(source: Path, target: Path) -> tuple[str, int]:
+    """Copy and flush. returns the SHA-256 in hex and the size in bytes"""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size += writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest(), size
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

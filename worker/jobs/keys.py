@@ -1,0 +1,58 @@
+"""Every key of ours on the queue server. No other file spells the prefix."""
+
+PREFIX = "px:"
+
+JOB = f"{PREFIX}job:"
+EVENTS = f"{PREFIX}ev:"
+IDEMPOTENCY = f"{PREFIX}idem:"
+FINGERPRINT = f"{PREFIX}fp:"
+TENANT = f"{PREFIX}tenant:"
+TENANT_ACTIVE = ":active"
+TENANT_JOBS = ":jobs"
+WORKER = f"{PREFIX}worker:"
+
+LIVE = f"{PREFIX}live"  # set of all non-terminal ids
+WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
+WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
+JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
+
+
+def job(job_id: str) -> str:
+    """The row, a hash: the truth about a job."""
+    return JOB + job_id
+
+
+def events(job_id: str) -> str:
+    """The job's capped stream of events."""
+    return EVENTS + job_id
+
+
+def tenant_active(tenant: str) -> str:
+    """Set of the tenant's non-terminal ids."""
+    return TENANT + tenant + TENANT_ACTIVE
+
+
+def tenant_jobs(tenant: str) -> str:
+    """The tenant's ids by creation time."""
+    return TENANT + tenant + TENANT_JOBS
+
+
+def worker(name: str) -> str:
+    """What a worker last said about itself, a hash that expires."""
+    return WORKER + name
+
+
+def lua_names() -> str:
+    """The names above as Lua locals, prepended to every script."""
+    names = {
+        "JOB": JOB,
+        "EVENTS": EVENTS,
+        "IDEMPOTENCY": IDEMPOTENCY,
+        "FINGERPRINT": FINGERPRINT,
+        "TENANT": TENANT,
+        "TENANT_ACTIVE": TENANT_ACTIVE,
+        "TENANT_JOBS": TENANT_JOBS,
+        "LIVE": LIVE,
+        "WAKE": WAKE,
+    }
+    return "".join(f"local {name} = '{value}'\n" for name, value in names.items())

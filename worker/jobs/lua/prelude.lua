@@ -1,0 +1,109 @@
+-- Prepended to every script, after the key names. Time is the server's. Every script may be
+-- repeated with the same arguments: clients resend a command whose reply was lost.
+
+local MAX_EVENTS = 300
+local DAY = 86400
+
+-- What an event carries of the row; row.MOMENT in Python is the same list.
+local MOMENT = {
+  'state', 'stage', 'step', 'total', 'progress', 'eta', 'attempt', 'retries_left', 'cancel',
+  'worker', 'started_at', 'completed_at', 'expires_at', 'result', 'error',
+}
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1e6
+end
+
+local function stamp(time)
+  return string.format('%.6f', time)
+end
+
+-- One field of the row, or false.
+local function field(id, name)
+  return redis.call('HGET', JOB .. id, name)
+end
+
+-- Every change of state: next number, one event, one wake-up call.
+local function emit(id, kind)
+  local entry = { 'seq', redis.call('HINCRBY', JOB .. id, 'seq', 1), 'type', kind, 'at', stamp(now()) }
+  local values = redis.call('HMGET', JOB .. id, unpack(MOMENT))
+  for i, name in ipairs(MOMENT) do
+    if values[i] and values[i] ~= '' then
+      entry[#entry + 1] = name
+      entry[#entry + 1] = values[i]
+    end
+  end
+  redis.call('XADD', EVENTS .. id, 'MAXLEN', '~', MAX_EVENTS, '*', unpack(entry))
+  redis.call('PUBLISH', WAKE, id)
+end
+
+-- What stays of a deleted job for a day: that it existed, and whose it was.
+local function bury(id)
+  redis.call('HDEL', JOB .. id, 'params', 'result', 'error', 'attempts_log', 'ckpt')
+  redis.call('DEL', EVENTS .. id)
+  redis.call('EXPIRE', JOB .. id, DAY)
+end
+
+-- The one way into a terminal state. `by` is the attempt that ended it, '' for anyone else.
+local function finish(id, state, name, payload, by)
+  local at = now()
+  local ttl = tonumber(field(id, 'result_ttl'))
+  redis.call('HSET', JOB .. id, 'state', state, 'stage', 'done', 'eta', '', 'exec', '',
+    'ended_by', by, 'completed_at', stamp(at), name, payload)
+  if state == 'completed' then
+    redis.call('HSET', JOB .. id, 'progress', 100, 'expires_at', stamp(at + ttl))
+  end
+  redis.call('SREM', LIVE, id)
+  redis.call('SREM', TENANT .. field(id, 'tenant') .. TENANT_ACTIVE, id)
+  emit(id, state)
+  if field(id, 'deleted') == '1' then
+    bury(id)
+  else
+    -- The row outlives its result by a day, so that the result is known to be gone.
+    redis.call('EXPIRE', JOB .. id, ttl + DAY)
+    redis.call('EXPIRE', EVENTS .. id, DAY)
+  end
+end
+
+local function fail(id, code, message, by)
+  finish(id, 'failed', 'error', cjson.encode({ code = code, message = message }), by)
+end
+
+-- Whether the lease of this attempt still runs. A registry score is when it ends.
+local function leased(wip, id, exec)
+  local score = redis.call('ZSCORE', wip, id .. ':' .. exec)
+  return score and tonumber(score) > now()
+end
+
+-- Writes the running attempt into the history.
+local function log_attempt(id, reason)
+  local row = redis.call('HMGET', JOB .. id, 'attempts_log', 'attempt', 'exec', 'worker')
+  local log = cjson.decode(row[1])
+  log[#log + 1] = {
+    number = tonumber(row[2]), exec = row[3], worker = row[4] or '', ended_at = now(), reason = reason,
+  }
+  redis.call('HSET', JOB .. id, 'attempts_log', cjson.encode(log))
+end
+
+-- Takes the job from its attempt: back to `queued`, or ended if cancelled or out of attempts.
+-- Pushing the id is the queue's business, or RESCUE's.
+local function give_back(id, reason, counts)
+  log_attempt(id, reason)
+  if field(id, 'cancel') == '1' then
+    fail(id, 'cancelled', 'The job was cancelled.', '')
+    return 'ended'
+  end
+  if counts then
+    if tonumber(field(id, 'retries_left')) < 1 then
+      fail(id, 'worker_lost', 'The job was lost by its worker in every attempt: ' .. reason .. '.', '')
+      return 'ended'
+    end
+    redis.call('HINCRBY', JOB .. id, 'retries_left', -1)
+  end
+  local deadline = now() + tonumber(field(id, 'queue_deadline_s'))
+  redis.call('HSET', JOB .. id, 'state', 'queued', 'stage', 'queued', 'step', 0, 'total', 0, 'eta', '',
+    'last_exec', field(id, 'exec'), 'exec', '', 'worker', '', 'queue_deadline', stamp(deadline))
+  emit(id, 'queued')
+  return 'requeue'
+end

@@ -1,0 +1,130 @@
+"""What callers hand to the job store and what it hands back, with the errors it raises.
+
+StoreError
+├── QueueFull            too many jobs wait, or the queue server is out of memory
+├── TenantFull           the tenant has too many jobs queued or running
+├── IdempotencyConflict  the key was used for another request
+└── JobNotFound          unknown, deleted, expired, or another tenant's
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from worker.jobs.contract import Job, Record, VideoRequest
+
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+
+
+class StoreError(Exception):
+    """Base of every refusal by the job store."""
+
+
+class QueueFull(StoreError):
+    """No more jobs may wait for this model; `limit` is None if memory ran out instead."""
+
+    def __init__(self, limit: int | None) -> None:
+        reason = "the queue server is out of memory" if limit is None else f"{limit} jobs wait"
+        super().__init__(f"the queue is full: {reason}")
+        self.limit = limit
+
+
+class TenantFull(StoreError):
+    """The tenant already has `limit` jobs queued or running."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} jobs of this tenant are queued or running, the most allowed")
+        self.limit = limit
+
+
+class IdempotencyConflict(StoreError):
+    """The idempotency key was used within 24 h for a different request."""
+
+    def __init__(self) -> None:
+        super().__init__("the idempotency key was already used for a different request")
+
+
+class JobNotFound(StoreError):
+    """No such job for this tenant."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}")
+        self.job_id = job_id
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request on its way in.
+
+    fingerprint           hash of the request as the client meant it: before random defaults
+    idempotency_key       path, NUL, and the client's key; at most one job within 24 h
+    retry_of_fingerprint  the client says that it repeats a request: the same fingerprint within
+                          15 minutes is the same job
+    raises                ValueError if the tenant's name is not a safe one
+    """
+
+    tenant: str
+    request: VideoRequest
+    fingerprint: str
+    idempotency_key: str | None = None
+    retry_of_fingerprint: bool = False
+    job_timeout_s: float | None = None  # None: from the settings
+    queue_deadline_s: float | None = None  # None: from the settings
+    priority: Literal["default"] = "default"
+
+    def __post_init__(self) -> None:
+        if not TENANT.fullmatch(self.tenant):
+            raise ValueError(f"tenant {self.tenant!r} does not match {TENANT.pattern}")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The job a submission stands for; `replayed` if an earlier submission made it."""
+
+    job: Job
+    replayed: bool
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An attempt granted, or why not: one of missing, terminal, cancelled, expired, running, lost.
+
+    With `job` None the row is as it should be; only the queue entry is left to clean up.
+    """
+
+    job: Job | None
+    attempt: int
+    refused: str | None
+    timeout_s: float  # how long this attempt may run
+
+
+@dataclass(frozen=True)
+class Page:
+    """A slice of a tenant's jobs."""
+
+    jobs: tuple[Job, ...]
+    has_more: bool
+
+
+class CancelOutcome(StrEnum):
+    """What a cancellation did."""
+
+    ENDED = "ended"  # it was queued and never runs
+    FLAGGED = "flagged"  # it is running and will stop at its next step
+    ALREADY_CANCELLED = "already_cancelled"
+    TERMINAL = "terminal"  # it had ended otherwise
+
+
+class WorkerInfo(Record):
+    """What a worker says about itself every few seconds."""
+
+    name: str
+    model: str
+    state: str  # starting, idle, busy or draining
+    pid: int
+    job_id: str | None = None
+    loads: int = 0  # times the model was loaded
+    weights_sha256: str = ""
+    seconds_per_step: float | None = None
+    load_s: float | None = None

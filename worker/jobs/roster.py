@@ -1,0 +1,38 @@
+"""The workers that are alive: each announces itself for a few seconds at a time."""
+
+import math
+import time
+from typing import cast
+
+from redis import Redis
+
+from worker.jobs import keys
+from worker.jobs.outcomes import WorkerInfo
+
+
+class Roster:
+    """Announcements of workers on the queue server."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def put(self, worker: WorkerInfo, ttl_s: float) -> None:
+        """Announce a worker for `ttl_s` seconds."""
+        fields = worker.model_dump_json(exclude_none=True)
+        pipeline = self._redis.pipeline()
+        pipeline.hset(keys.worker(worker.name), "info", fields)
+        pipeline.pexpire(keys.worker(worker.name), math.ceil(ttl_s * 1000))
+        pipeline.zadd(keys.WORKERS, {worker.name: time.time() + ttl_s})
+        pipeline.execute()
+
+    def read(self) -> tuple[WorkerInfo, ...]:
+        """The workers whose announcement still holds, by name; forgets the others."""
+        known = cast("list[bytes]", self._redis.zrange(keys.WORKERS, 0, -1))
+        names = sorted(name.decode() for name in known)
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hget(keys.worker(name), "info")
+        found = dict(zip(names, pipeline.execute(), strict=True))
+        # Long gone ones only: the announcement of a name just read may be renewed meanwhile.
+        self._redis.zremrangebyscore(keys.WORKERS, 0, time.time() - 3600)
+        return tuple(WorkerInfo.model_validate_json(info) for info in found.values() if info)

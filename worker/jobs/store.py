@@ -1,0 +1,282 @@
+"""The job store: every read and every change of a job, by atomic scripts on the queue server.
+
+The row is the truth and the queue only transport. Whoever runs a job holds an attempt token,
+`exec`; what a lost attempt says later is refused.
+"""
+
+import hashlib
+from typing import cast
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from worker.jobs import keys, row, transport
+from worker.jobs.contract import Job, JobError, JobResult, Progress, Status
+from worker.jobs.events import EventLog
+from worker.jobs.outcomes import (
+    Admission,
+    CancelOutcome,
+    Claim,
+    IdempotencyConflict,
+    JobNotFound,
+    Page,
+    QueueFull,
+    StoreError,
+    Submission,
+    TenantFull,
+    WorkerInfo,
+)
+from worker.jobs.roster import Roster
+from worker.jobs.scripts import Scripts
+from worker.jobs.settings import JobSettings
+
+__all__ = [
+    "Admission",
+    "CancelOutcome",
+    "Claim",
+    "IdempotencyConflict",
+    "JobNotFound",
+    "JobStore",
+    "Page",
+    "QueueFull",
+    "StoreError",
+    "Submission",
+    "TenantFull",
+    "WorkerInfo",
+]
+
+CHUNK = 100  # rows read at once while listing
+
+Ids = list[str]
+Jobs = list[Job]
+
+
+class JobStore:
+    """All jobs on one queue server. Safe to share between threads."""
+
+    def __init__(self, redis: Redis, settings: JobSettings) -> None:
+        self.redis = redis
+        self.settings = settings
+        self.events = EventLog(redis)
+        self._roster = Roster(redis)
+        self._scripts = Scripts(redis)
+
+    # The web side
+
+    def submit(self, submission: Submission) -> Admission:
+        """Admit a job, or find the one that an earlier submission made.
+
+        raises QueueFull, TenantFull, IdempotencyConflict
+        """
+        job_id = f"video_{uuid4().hex}"
+        try:
+            outcome, found = self._admit(job_id, submission)
+        except OutOfMemoryError as error:
+            raise QueueFull(None) from error
+        if outcome == "conflict":
+            raise IdempotencyConflict
+        if outcome == "queue_full":
+            raise QueueFull(self.settings.max_queue_depth)
+        if outcome == "tenant_full":
+            raise TenantFull(self.settings.max_active_per_tenant)
+        return Admission(self.get(found, submission.tenant), replayed=outcome == "replay")
+
+    def get(self, job_id: str, tenant: str | None = None) -> Job:
+        """Read one job; `tenant` None reads anyone's. raises JobNotFound"""
+        found = self._jobs([job_id], tenant)
+        if not found:
+            raise JobNotFound(job_id)
+        return found[0]
+
+    def list(
+        self,
+        tenant: str,
+        *,
+        after: str | None,
+        limit: int,
+        descending: bool,
+        status: Status | None = None,
+        model: str | None = None,
+        task_type: str | None = None,
+    ) -> Page:
+        """A tenant's jobs by creation time, after a known one; it may be deleted meanwhile.
+
+        raises JobNotFound if `after` is not a job of the tenant
+        """
+
+        def wanted(job: Job) -> bool:
+            pairs = (status, job.status), (model, job.request.model)
+            return all(wish in (None, value) for wish, value in pairs) and (
+                task_type in (None, job.request.task_type)
+            )
+
+        ids = self._ids(tenant, after, descending)
+        if ids is None:
+            raise JobNotFound(after or "")
+        jobs: Jobs = []
+        while ids and len(jobs) <= limit:
+            jobs += [job for job in self._jobs(ids, tenant) if wanted(job)]
+            ids = self._ids(tenant, ids[-1], descending)
+        return Page(tuple(jobs[:limit]), has_more=len(jobs) > limit)
+
+    def cancel(self, job_id: str, tenant: str) -> CancelOutcome:
+        """Stop a job: at once if it waits, at its next step if it runs. raises JobNotFound"""
+        return self._cancel(job_id, tenant, purge=False)
+
+    def delete(self, job_id: str, tenant: str) -> None:
+        """Cancel and forget a job; its files are the caller's to delete.
+
+        raises JobNotFound, but not for a job deleted less than a day ago
+        """
+        self._cancel(job_id, tenant, purge=True)
+
+    # The worker
+
+    def claim(self, job_id: str, exec: str, worker: str, wip_key: str) -> Claim:
+        """Start an attempt. Hold its lease first: an entry `{job}:{exec}` in `wip_key`."""
+        outcome, attempt = self._scripts.call("claim", job_id, exec, worker, wip_key)
+        if outcome != "granted":
+            return Claim(None, int(attempt), outcome, timeout_s=0.0)
+        fields = self._row(job_id)
+        return Claim(row.to_job(job_id, fields), int(attempt), None, float(fields["job_timeout"]))
+
+    def report(self, job_id: str, exec: str, progress: Progress) -> bool:
+        """Write progress; False if the attempt no longer owns the job."""
+        eta = "" if progress.eta_s is None else repr(progress.eta_s)
+        place = (progress.stage, progress.step, progress.total, eta, row.percent(progress))
+        return bool(self._scripts.call("report", job_id, exec, *place) == "owned")
+
+    def complete(self, job_id: str, exec: str, result: JobResult) -> bool:
+        """End the job with a result; False if the attempt no longer owns it: drop the files."""
+        return self._publish(job_id, exec, Status.COMPLETED, "result", result.model_dump_json())
+
+    def fail(self, job_id: str, exec: str, error: JobError) -> bool:
+        """End the job with an error; False if the attempt no longer owns it."""
+        return self._publish(job_id, exec, Status.FAILED, "error", error.model_dump_json())
+
+    def requeue(self, job_id: str, exec: str, reason: str, *, counts: bool) -> bool:
+        """Give the job back; False if the attempt no longer owns it.
+
+        Ends it as cancelled if that was asked, and as `worker_lost` if `counts` and no retry is
+        left. Else it waits again, and the id must go back into its queue: by RQ, or `rescue`.
+        """
+        return bool(self._scripts.call("requeue", job_id, exec, reason, int(counts)) == "ok")
+
+    def cancel_requested(self, job_id: str) -> bool:
+        """Whether the job is to stop."""
+        return self.redis.hget(keys.job(job_id), "cancel") == b"1"
+
+    # The janitor
+
+    def reap(self, job_id: str, exec: str | None, wip_key: str) -> str:
+        """Take a running job from an attempt without lease: requeue, ended or stale."""
+        return str(self._scripts.call("reap", job_id, exec or "", wip_key))
+
+    def rescue(self, job_id: str, queue: str) -> str:
+        """Put a waiting job that is in no list back at the front: pushed or none.
+
+        Call it for ids that left the list a while ago: between a dequeue and its lease a job
+        looks lost, too.
+        """
+        lists = transport.queue_key(queue), transport.intermediate_key(queue)
+        return str(self._scripts.call("rescue", job_id, *lists, transport.wip_key(queue)))
+
+    def expire_overdue(self, grace_s: float = 60.0) -> dict[str, str]:
+        """End every job past its queue deadline or, by `grace_s`, its time limit.
+
+        returns what happened by id: expired or timeout
+        """
+        ended = {}
+        for job_id in self.live_ids():
+            entry = transport.entry_key(job_id)
+            outcome = str(self._scripts.call("expire", job_id, grace_s, entry))
+            if outcome in ("expired", "timeout"):
+                ended[job_id] = outcome
+        return ended
+
+    def live_ids(self) -> set[str]:
+        """The ids of all jobs that have not ended."""
+        return {member.decode() for member in cast("set[bytes]", self.redis.smembers(keys.LIVE))}
+
+    def depth(self, model: str | None = None) -> int:
+        """How many jobs wait: for one model, or for all."""
+        names = transport.queue_names(self.redis)
+        if model is not None:
+            names = [transport.queue_name(model)]
+        return sum(int(self.redis.llen(transport.queue_key(name))) for name in names)
+
+    # Workers
+
+    def put_worker(self, worker: WorkerInfo, ttl_s: float) -> None:
+        """Announce a worker for the next `ttl_s` seconds."""
+        self._roster.put(worker, ttl_s)
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers whose announcement still holds, by name."""
+        return self._roster.read()
+
+    # Inner steps
+
+    def _admit(self, job_id: str, submission: Submission) -> tuple[str, str]:
+        queue = transport.queue_name(submission.request.model)
+        timeout_s = submission.job_timeout_s or self.settings.job_timeout_s
+        fields = row.new_row(submission, transport.queue_key(queue), self.settings)
+        flat = [item for pair in fields.items() for item in pair]
+        entry = transport.entry_fields(
+            self.redis, job_id, queue, retries=self.settings.max_attempts - 1, timeout_s=timeout_s
+        )
+        outcome, found = self._scripts.call(
+            "admit",
+            job_id,
+            submission.tenant,
+            submission.fingerprint,
+            _digest(submission.idempotency_key),
+            int(submission.retry_of_fingerprint),
+            self.settings.max_queue_depth,
+            self.settings.max_active_per_tenant,
+            transport.queue_key(queue),
+            transport.QUEUES,
+            transport.entry_key(job_id),
+            0,
+            len(flat),
+            *flat,
+            *entry,
+        )
+        return outcome, found
+
+    def _cancel(self, job_id: str, tenant: str, *, purge: bool) -> CancelOutcome:
+        entry = transport.entry_key(job_id)
+        outcome = self._scripts.call("cancel", job_id, tenant, int(purge), entry)
+        if outcome == "missing":
+            raise JobNotFound(job_id)
+        if outcome == CancelOutcome.FLAGGED:
+            transport.send_stop(self.redis, job_id)
+        return CancelOutcome(outcome)
+
+    def _publish(self, job_id: str, exec: str, status: Status, field: str, payload: str) -> bool:
+        return bool(self._scripts.call("publish", job_id, exec, status, field, payload) == "ok")
+
+    def _row(self, job_id: str) -> dict[str, str]:
+        return row.decode(cast("dict[bytes, bytes]", self.redis.hgetall(keys.job(job_id))))
+
+    def _ids(self, tenant: str, after: str | None, descending: bool) -> Ids | None:
+        found = self._scripts.call("page", tenant, after or "", CHUNK, int(descending))
+        return cast("Ids | None", found)
+
+    def _jobs(self, ids: Ids, tenant: str | None) -> Jobs:
+        """The visible ones among these jobs, in the same order."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for job_id in ids:
+            pipeline.hgetall(keys.job(job_id))
+        found = zip(ids, map(row.decode, pipeline.execute()), strict=True)
+        seen = [(job_id, fields) for job_id, fields in found if row.is_visible(fields, tenant)]
+        waiting = [pair for pair in seen if pair[1]["state"] == Status.QUEUED]
+        for job_id, fields in waiting:
+            pipeline.lpos(fields["queue"], job_id)
+        places = dict(zip((pair[0] for pair in waiting), pipeline.execute(), strict=True))
+        return [row.to_job(job_id, fields, places.get(job_id)) for job_id, fields in seen]
+
+
+def _digest(text: str | None) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""

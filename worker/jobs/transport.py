@@ -1,0 +1,226 @@
+"""The queue: everything the counter knows about RQ. No other file of the counter imports it.
+
+RQ only carries ids. A job's stored function, callbacks and webhooks are never believed: whatever
+a queue entry says, reading it yields our one task with the id as its argument, as JSON, so a
+planted pickle or a foreign function name is not even parsed.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, cast
+
+from redis import Redis
+from rq.command import send_command
+from rq.exceptions import DequeueTimeout, NoSuchJobError
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job, JobStatus, validate_job_id
+from rq.queue import Queue
+from rq.registry import StartedJobRegistry
+from rq.scripts import _build_hset_args
+from rq.serializers import JSONSerializer
+
+from worker.jobs.settings import DAY_S
+
+TASK = "worker.jobs.transport.run_by_supervisor"
+POLL_S = 0.1
+QUEUES = Queue.redis_queues_keys  # set of all queue lists
+
+
+def run_by_supervisor(job_id: str) -> NoReturn:
+    """The task name of every queue entry. Only a stock RQ worker would ever call it."""
+    raise RuntimeError(f"{job_id} runs through `python -m worker`, not through RQ's own worker")
+
+
+class JsonJob(Job):
+    """A queue entry in JSON; ignores the serializer argument and what the entry says to call."""
+
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
+        super().__init__(id, connection, JSONSerializer)
+
+    def restore(self, raw_data: Mapping[Any, Any]) -> None:
+        fields = {_text(name): value for name, value in raw_data.items()}
+        for name in FOREIGN_FIELDS:
+            fields.pop(name, None)
+        super().restore({name.encode(): value for name, value in fields.items()} | self._call())
+
+    def _call(self) -> dict[bytes, bytes]:
+        call = json.dumps([TASK, None, [self.id], {}]).encode()
+        return {b"data": zlib.compress(call)}
+
+    def perform(self) -> NoReturn:
+        run_by_supervisor(self.id)
+
+    @property
+    def func(self) -> NoReturn:
+        run_by_supervisor(self.id)
+
+
+# Fields by which an entry could make its reader import, unpickle or call something.
+FOREIGN_FIELDS = (
+    "success_callback_name",
+    "failure_callback_name",
+    "stopped_callback_name",
+    "webhooks",
+    "meta",
+    "result",
+    "dependency_id",
+    "dependency_ids",
+    "repeats_left",
+    "repeat_intervals",
+    "retry_intervals",
+    "rate_limit_key",
+    "rate_limit_concurrency",
+)
+
+
+class JsonQueue(Queue):
+    """One model's queue; ignores the serializer argument and never loses a job it hands out."""
+
+    job_class = JsonJob
+
+    def __init__(self, name: str, connection: Any = None, **options: Any):
+        options |= {"serializer": JSONSerializer, "job_class": JsonJob}
+        super().__init__(name, connection, **options)
+
+    @property
+    def started_job_registry(self) -> "JsonStartedRegistry":
+        return JsonStartedRegistry(queue=self, job_class=JsonJob)
+
+    @classmethod
+    def dequeue_any(
+        cls, queues: Iterable[Queue], timeout: int | None, connection: Redis, *args: Any, **kw: Any
+    ) -> tuple[Job, Queue] | None:
+        """The next job of the first non-empty queue, kept in its intermediate list until claimed.
+
+        timeout  seconds to wait; None: do not wait
+        raises   DequeueTimeout
+        """
+        listed = list(queues)
+        if len(listed) == 1:
+            return super().dequeue_any(listed, timeout, connection)
+        return cls._poll(listed, timeout, connection)
+
+    @classmethod
+    def _poll(
+        cls, queues: list[Queue], timeout: int | None, connection: Redis
+    ) -> tuple[Job, Queue] | None:
+        # RQ would use BLPOP here, which drops a job whose receiver dies.
+        deadline = time.monotonic() + (timeout or 0)
+        while True:
+            for queue in queues:
+                moved = cls.lmove(connection, queue.key, None)
+                found = moved and cls._fetch_dequeued_job(connection, queue.key, _text(moved[1]))
+                if found:
+                    return found
+            if timeout is None:
+                return None
+            if time.monotonic() >= deadline:
+                raise DequeueTimeout(timeout, [queue.key for queue in queues])
+            time.sleep(POLL_S)
+
+    @classmethod
+    def _fetch_dequeued_job(
+        cls, connection: Redis, queue_key: str, job_id: str, *args: Any, **kw: Any
+    ) -> tuple[Job, Queue] | None:
+        """The entry of an id just taken; an entry that vanished is written anew.
+
+        The row decides whether there is anything to run, so a missing entry loses no job.
+        """
+        queue = cls.from_queue_key(queue_key, connection=connection)
+        try:
+            validate_job_id(job_id)
+        except ValueError:
+            connection.lrem(queue.intermediate_queue_key, 0, job_id)
+            return None
+        try:
+            return JsonJob.fetch(job_id, connection=connection), queue
+        except NoSuchJobError:
+            job = _entry(job_id, queue, retries=0, timeout_s=queue._default_timeout)
+            job.save()
+            return job, queue
+
+
+class JsonStartedRegistry(StartedJobRegistry):
+    """Leases of a queue's running attempts."""
+
+    def get_queue(self) -> JsonQueue:
+        return JsonQueue(self.name, connection=self.connection)
+
+
+def queue_name(model: str) -> str:
+    """The queue that serves a model."""
+    return f"praxino-{model}"
+
+
+def queue_key(name: str) -> str:
+    """The list of waiting ids."""
+    return Queue.redis_queue_namespace_prefix + name
+
+
+def intermediate_key(name: str) -> str:
+    """The list of ids handed out and not yet claimed."""
+    return IntermediateQueue.get_intermediate_queue_key(queue_key(name))
+
+
+def wip_key(name: str) -> str:
+    """The sorted set of leases: `{job}:{exec}` by the Unix second when it ends."""
+    return StartedJobRegistry.key_template.format(name)
+
+
+def entry_key(job_id: str) -> str:
+    """The hash that RQ keeps for an id."""
+    return Job.key_for(job_id)
+
+
+def entry_fields(
+    redis: Redis, job_id: str, queue: str, *, retries: int, timeout_s: float
+) -> list[str | bytes]:
+    """A new queue entry as flat names and values, for admission to write.
+
+    queue  the queue's name
+    """
+    job = _entry(job_id, JsonQueue(queue, connection=redis), retries=retries, timeout_s=timeout_s)
+    return cast("list[str | bytes]", _build_hset_args(job))  # type: ignore[no-untyped-call]
+
+
+def queue_names(redis: Redis) -> list[str]:
+    """The names of all queues that ever held a job, sorted."""
+    prefix = Queue.redis_queue_namespace_prefix
+    keys = cast("set[bytes]", redis.smembers(QUEUES))
+    return sorted(_text(key).removeprefix(prefix) for key in keys)
+
+
+def send_stop(redis: Redis, job_id: str) -> bool:
+    """Tell the worker that runs the job to stop; False if none has it.
+
+    May be lost while a worker reconnects: set the row's cancel flag first.
+    """
+    name = cast("bytes | None", redis.hget(entry_key(job_id), "worker_name"))
+    if not name:
+        return False
+    send_command(redis, name.decode(), "stop-job", job_id=job_id)
+    return True
+
+
+def _entry(job_id: str, queue: Queue, *, retries: int, timeout_s: float) -> JsonJob:
+    job = JsonJob.create(
+        TASK,
+        args=[job_id],
+        connection=queue.connection,
+        id=job_id,
+        origin=queue.name,
+        description=job_id,
+        timeout=max(1, round(timeout_s)),
+        result_ttl=DAY_S,
+        failure_ttl=DAY_S,
+        status=JobStatus.QUEUED,
+    )
+    job.retries_left = retries
+    job.enqueued_at = job.created_at
+    return cast(JsonJob, job)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
