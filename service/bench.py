@@ -19,7 +19,8 @@ from typing import Any, TypedDict, cast
 
 import httpx
 
-from service.client import Client, Video
+from service.children import StartError
+from service.client import Client, JobFailed, Video, completed
 from service.trial import trial_service
 from worker.jobs.contract import VideoRequest
 
@@ -54,7 +55,7 @@ def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note)
     cancels     jobs cancelled while they denoise
     rate        submissions a second, evenly spaced whatever the answers take
     duration_s  how long submissions are sent
-    raises      StartError, ServiceError, Unreachable, RuntimeError if a job ends unlike asked
+    raises      StartError, ServiceError, Unreachable, JobFailed if a job ends unlike asked
     """
     with trial_service(workers=0, settings=OPEN_CAPS) as url:
         note(f"submitting {rate} jobs a second for {duration_s:g} s")
@@ -91,7 +92,7 @@ def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note)
 async def submit_steadily(url: str, rate: int, duration_s: float) -> list[float]:
     """Seconds from the planned moment of each submission to its answer, an open loop.
 
-    raises RuntimeError if any submission is refused
+    raises JobFailed if any submission is refused
     """
     limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
     async with httpx.AsyncClient(base_url=url, limits=limits, trust_env=False) as http:
@@ -110,7 +111,7 @@ async def _submit(http: httpx.AsyncClient, planned: float, seed: int) -> float:
     await asyncio.sleep(planned - loop.time())
     answer = await http.post("/v1/videos", json={"prompt": PROMPT, "seed": seed})
     if answer.status_code != 200:
-        raise RuntimeError(f"a submission was refused: {answer.status_code} {answer.text[:200]}")
+        raise JobFailed(f"a submission was refused: {answer.status_code} {answer.text[:200]}")
     return loop.time() - planned
 
 
@@ -136,7 +137,7 @@ class BareModel:
         self._process.communicate()
 
     def time(self, request: VideoRequest) -> Pace:
-        """Generate once; raises RuntimeError if the process ended."""
+        """Generate once; raises StartError if the process ended."""
         assert self._process.stdin is not None
         self._process.stdin.write(request.model_dump_json() + "\n")
         self._process.stdin.flush()
@@ -146,7 +147,7 @@ class BareModel:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the bare model ended; its own message stands above")
+            raise StartError("the bare model ended; its own message stands above")
         return json.loads(line)
 
 
@@ -160,10 +161,7 @@ def time_pair(client: Client, bare: BareModel, seed: int) -> tuple[float, float]
 
 def _finished(client: Client, steps: int | None, seed: int) -> Video:
     video = client.create(PROMPT, seed=seed, num_inference_steps=steps)
-    video = client.follow(video, lambda _: None, POLL_S)
-    if video["status"] != "completed":
-        raise RuntimeError(f"a job failed: {video.get('error')}")
-    return video
+    return completed(client.follow(video, lambda _: None, POLL_S))
 
 
 def time_cancel(client: Client, seed: int) -> float:
@@ -171,7 +169,7 @@ def time_cancel(client: Client, seed: int) -> float:
     video = client.create(PROMPT, seed=seed, num_inference_steps=most_steps(client))
     while video.get("stage") != "denoising":
         if video["status"] in ("completed", "failed"):
-            raise RuntimeError(f"a job ended before its cancel: {video['status']}")
+            raise JobFailed(f"a job ended before its cancel: {video['status']}")
         time.sleep(POLL_S)
         video = client.retrieve(video["id"])
     time.sleep(0.037 * (seed % 7))  # spread over the step
@@ -180,7 +178,7 @@ def time_cancel(client: Client, seed: int) -> float:
     waited_s = time.perf_counter() - began
     error = video.get("error")
     if error is None or error["code"] != "cancelled":
-        raise RuntimeError(f"a cancelled job ended as {video['status']}")
+        raise JobFailed(f"a cancelled job ended as {video['status']}")
     return waited_s
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.children import StartError
-from service.client import Client, ServiceError, Unreachable, Video
+from service.client import Client, JobFailed, ServiceError, Unreachable, Video, completed
 from service.standalone import Plan, base_url, bind, check_bind, run
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ def up(
             data_dir=data_dir or settings.data_dir,
             workers=workers,
             has_keys=has_keys(settings),
-            redis_url=settings.redis_url and settings.redis_url.get_secret_value(),
+            redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
 
@@ -141,10 +141,7 @@ def generate(
             guidance_scale=guidance,
         )
         video = _follow(client, video, lambda: follow_with_bar(client, video, Console(stderr=True)))
-        if video["status"] != "completed":
-            error = video.get("error")
-            raise Refused(f"{video['id']} failed: {error['message'] if error else 'no reason'}")
-        client.download(video["id"], out)
+        client.download(completed(video)["id"], out)
         typer.echo(str(out))
 
 
@@ -153,7 +150,7 @@ def _follow(client: Client, video: Video, wait: Callable[[], Video]) -> Video:
         return wait()
     except KeyboardInterrupt:
         client.cancel(video["id"])
-        raise Refused(f"{video['id']} was cancelled") from None
+        raise JobFailed(f"{video['id']} was cancelled") from None
 
 
 @app.command()
@@ -229,7 +226,7 @@ def bench(
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         for name in ("overhead_ms", "submit_p99_ms", "cancel_p95_over_step_ms"):
-            typer.echo(f"{name:>24} {report[name]:8.1f}")  # type: ignore[literal-required]
+            typer.echo(f"{name:>24} {report[name]:8.1f}")
 
 
 @app.command()
@@ -238,18 +235,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.mp4 and demo.png.")] = Path("out"),
 ) -> None:
     """One prompt through a service of its own: out/demo.mp4 and out/demo.png."""
-    from service.demo import PROMPT, DemoFailed, show_demo
+    from service.demo import PROMPT, show_demo
 
-    with plain_errors(DemoFailed):
+    with plain_errors():
         show_demo(prompt or PROMPT, out, Console())
 
 
-class Refused(Exception):
-    """A command could not do what it was asked; the message is for the person who asked."""
-
-
 @contextmanager
-def plain_errors(*more: type[Exception]) -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Turn what a person can mend into one line on stderr and exit status 1."""
     try:
         yield
@@ -265,7 +258,7 @@ def plain_errors(*more: type[Exception]) -> Iterator[None]:
     except Unreachable as error:
         typer.echo(f"Error: {error}. Start one with `praxino up`.", err=True)
         raise typer.Exit(1) from error
-    except (StartError, Refused, *more) as error:
+    except (StartError, JobFailed) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
 

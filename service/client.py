@@ -59,6 +59,19 @@ class Unreachable(Exception):
     """No service answers at the base URL."""
 
 
+class JobFailed(Exception):
+    """A job ended otherwise than asked; the message is the service's own where it has one."""
+
+
+def completed(video: Video) -> Video:
+    """The job itself if it completed; raises JobFailed otherwise."""
+    if video["status"] == "completed":
+        return video
+    error = video.get("error")
+    reason = f"{error['code']}: {error['message']}" if error else f"it is {video['status']}"
+    raise JobFailed(f"{video['id']} did not complete: {reason}")
+
+
 class Client:
     """A connection to one service; use it as a context manager.
 

@@ -5,21 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service.client import Client
+from service.client import Client, completed
 from service.display import follow_with_bar, write_contact_sheet
 from service.trial import trial_service
 
 PROMPT = "a unicorn moving left over a sunset"
 
 
-class DemoFailed(Exception):
-    """The job of the demonstration failed; the message is the service's own."""
-
-
 def show_demo(prompt: str, folder: Path, console: Console) -> None:
     """Start a service, send it the prompt, write `demo.mp4` and `demo.png` into `folder`.
 
-    raises StartError, ServiceError, Unreachable, DemoFailed
+    raises StartError, ServiceError, Unreachable, JobFailed
     """
     film, sheet = folder / "demo.mp4", folder / "demo.png"
     console.print("Starting queue server, worker and API …")
@@ -29,10 +25,7 @@ def show_demo(prompt: str, folder: Path, console: Console) -> None:
         console.print(f"Prompt: [bold]{prompt}[/bold]")
         sent = time.monotonic()
         video = follow_with_bar(client, client.create(prompt, seed=1), console)
-        error = video.get("error")
-        if video["status"] != "completed":
-            raise DemoFailed(error["message"] if error else "the job failed without a reason")
-        client.download(video["id"], film)
+        client.download(completed(video)["id"], film)
         elapsed = time.monotonic() - sent
     write_contact_sheet(film, sheet)
     console.print(f"{video.get('seconds')} s of film, made in {elapsed:.1f} s:")
