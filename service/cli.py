@@ -13,12 +13,12 @@ from typing import Annotated
 import structlog
 import typer
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable, Video, completed
+from service.settings import ServiceSettings
 from service.standalone import Plan, base_url, bind, check_bind, run
 
 app = typer.Typer(
@@ -30,8 +30,14 @@ app = typer.Typer(
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-Host = Annotated[str, typer.Option(help="Address to serve on.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks one.")]
+# Stands in where the embedded server will be: its address is known only once it runs.
+EMBEDDED = SecretStr("unix:///embedded")
+
+Host = Annotated[str | None, typer.Option(help="Address to serve on. [PRAXINO_HOST]")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Port to serve on; 0 picks one. [PRAXINO_PORT]"),
+]
 Url = Annotated[str, typer.Option(envvar="PRAXINO_URL", help="Where the service answers.")]
 Key = Annotated[
     str | None, typer.Option(envvar="PRAXINO_API_KEY", help="Key to show to the service.")
@@ -39,20 +45,10 @@ Key = Annotated[
 JsonPath = Annotated[Path, typer.Option("--json", help="File the figures are written to.")]
 
 
-class FrontSettings(BaseSettings):
-    """What `praxino up` must know before it can start anything that reads full settings."""
-
-    model_config = SettingsConfigDict(env_prefix="PRAXINO_", extra="ignore", frozen=True)
-
-    redis_url: SecretStr | None = None  # None: the embedded queue server is started
-    data_dir: Path = Path("data")
-    api_keys: SecretStr | None = None
-
-
 @app.command()
 def up(
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    host: Host = None,
+    port: Port = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder for queue and results. [PRAXINO_DATA_DIR]")
     ] = None,
@@ -63,39 +59,33 @@ def up(
     """Start queue server, workers and API; stop them all with Ctrl-C or SIGTERM."""
     configure_logging()
     with plain_errors():
-        settings = FrontSettings()
+        embedded = not os.environ.get("PRAXINO_REDIS_URL")
+        settings = ServiceSettings(redis_url=EMBEDDED) if embedded else ServiceSettings()
         plan = Plan(
-            host=host,
-            port=port,
+            host=settings.host if host is None else host,
+            port=settings.port if port is None else port,
             data_dir=data_dir or settings.data_dir,
             workers=workers,
-            has_keys=has_keys(settings),
-            redis_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+            has_keys=bool(settings.api_keys),
+            redis_url=None if embedded else settings.redis_url.get_secret_value(),
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
 
 
 @app.command()
 def api(
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    host: Host = None,
+    port: Port = None,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start only the API; needs PRAXINO_REDIS_URL."""
     import uvicorn
 
     from service.app import create_app
-    from service.settings import ServiceSettings
 
     configure_logging()
     with plain_errors():
         settings = ServiceSettings()
-        if fd is None:
-            check_bind(host, has_keys(FrontSettings()))
-            listener = bind(host, port)
-            typer.echo(f"Praxino's API listens at {base_url(listener)}")
-        else:
-            listener = socket.socket(fileno=fd)  # bound and kept by `praxino up`
         config = uvicorn.Config(
             create_app(settings),
             log_config=None,
@@ -103,6 +93,13 @@ def api(
             server_header=False,
             timeout_graceful_shutdown=10,
         )
+        if fd is None:
+            address = settings.host if host is None else host
+            check_bind(address, bool(settings.api_keys))
+            listener = bind(address, settings.port if port is None else port)
+            typer.echo(f"Praxino's API listens at {base_url(listener)}")
+        else:
+            listener = socket.socket(fileno=fd)  # bound and kept by `praxino up`
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -248,7 +245,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         for fault in error.errors():
-            name = "_".join(str(part) for part in fault["loc"]).upper()
+            name = str(fault["loc"][0]).upper() if fault["loc"] else "…"
             typer.echo(f"Error: setting PRAXINO_{name}: {fault['msg']}", err=True)
         raise typer.Exit(1) from error
     except ServiceError as error:
@@ -261,11 +258,6 @@ def plain_errors() -> Iterator[None]:
     except (StartError, JobFailed) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-def has_keys(settings: FrontSettings) -> bool:
-    """Whether callers must show a key."""
-    return settings.api_keys is not None and bool(settings.api_keys.get_secret_value().strip())
 
 
 def configure_logging() -> None:

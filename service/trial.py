@@ -45,7 +45,16 @@ def _started(
 ) -> Iterator[subprocess.Popen[str]]:
     environment = {k: v for k, v in os.environ.items() if k not in OWN_SETTINGS}
     data_dir = str(Path(folder) / "data")
-    options = ("--port", "0", "--workers", str(workers), "--data-dir", data_dir)
+    options = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--workers",
+        str(workers),
+        "--data-dir",
+        data_dir,
+    )
     process = subprocess.Popen(
         (sys.executable, "-m", "service.cli", "up", *options),
         env=environment | dict(settings),
