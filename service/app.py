@@ -1,0 +1,70 @@
+"""The API process, wired. Nothing here decides anything."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from service import capabilities, content, health, videos
+from service.auth import read_keys
+from service.deps import Services
+from service.errors import ApiError, answer_error
+from service.headers import Envelope
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+from worker.jobs.artifacts import open_store
+from worker.jobs.catalog import ModelCard, read_catalog
+from worker.jobs.connection import web_client
+from worker.jobs.outcomes import StoreError
+from worker.jobs.store import JobStore
+
+
+def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None = None) -> FastAPI:
+    """The application. Connects to nothing before the first request.
+
+    cards   models on offer by id; None reads the catalog
+    raises  ValueError if the default model is not on offer
+    """
+    services = wire(settings, read_catalog() if cards is None else cards)
+    app = FastAPI(
+        title="Praxino",
+        description="Video generation behind the OpenAI Videos contract, extended.",
+        version=version("praxino"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=close_at_end,
+    )
+    app.state.services = services
+    for routes in (capabilities, videos, content, health):
+        app.include_router(routes.router)
+    for kind in (ApiError, HTTPException, RequestValidationError, RedisError, StoreError):
+        app.add_exception_handler(kind, answer_error)
+    app.add_middleware(Envelope, metrics=services.metrics)
+    return app
+
+
+def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
+    if settings.default_model not in cards:
+        raise ValueError(
+            f"default_model {settings.default_model!r} is none of {', '.join(sorted(cards))}"
+        )
+    store = JobStore(web_client(settings.redis_url.get_secret_value()), settings)
+    return Services(
+        settings=settings,
+        cards=cards,
+        keys=read_keys(settings.api_keys),
+        store=store,
+        artifacts=open_store(settings),
+        metrics=Metrics(store, cards),
+    )
+
+
+@asynccontextmanager
+async def close_at_end(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.services.store.redis.close()

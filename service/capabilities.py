@@ -1,0 +1,174 @@
+"""The models on offer: what each can do, within which limits, and whether a worker is up."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from service.deps import Tenant, Wired
+from service.errors import NotFound, show
+from service.schema import refusals
+from service.tasks import offered
+from service.wire import PREFIX
+from worker.jobs.catalog import ModelCard, Span
+from worker.jobs.store import WorkerInfo
+
+router = APIRouter(tags=["models"])
+
+
+class Model(BaseModel):
+    """OpenAI's Model object."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """Every model of this server."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Range(BaseModel):
+    """A closed range and what is taken if nothing is asked."""
+
+    minimum: float
+    maximum: float
+    default: float
+
+
+class FrameLimits(BaseModel):
+    """Legal frame counts: `offset` + a multiple of `step`, within the two ends."""
+
+    offset: int
+    step: int
+    minimum: int
+    maximum: int
+    default: int
+
+
+class VideoModel(Model):
+    """A model's declared abilities and limits, and how ready it is."""
+
+    title: str
+    description: str
+    licence: str
+    task_types: list[str]
+    sizes: list[str]
+    num_frames: FrameLimits
+    fps: list[int]
+    seconds: Range
+    num_inference_steps: Range
+    guidance_scale: Range
+    samplers: list[str]
+    max_prompt_chars: int
+    resumable: bool
+    is_default: bool
+    ready: bool
+    workers: int
+
+
+class VideoModelList(BaseModel):
+    """Every model of this server, in full."""
+
+    object: Literal["list"] = "list"
+    data: list[VideoModel]
+
+
+@router.get(
+    PREFIX + "/models",
+    operation_id="listVideoModels",
+    summary="List models with their limits",
+    response_model=VideoModelList,
+    responses=refusals(401, 503),
+)
+def list_video_models(tenant: Tenant, services: Wired) -> JSONResponse:
+    """What validation will accept, from the very cards it reads."""
+    workers = services.store.workers()
+    default = services.settings.default_model
+    models = [to_video_model(card, workers, default) for card in services.cards.values()]
+    return JSONResponse(VideoModelList(data=models).model_dump(mode="json"))
+
+
+@router.get(
+    "/v1/models",
+    operation_id="listModels",
+    summary="List models",
+    response_model=ModelList,
+    responses=refusals(401),
+)
+async def list_models(tenant: Tenant, services: Wired) -> JSONResponse:
+    """The models' names."""
+    models = [to_model(card) for card in services.cards.values()]
+    return JSONResponse(ModelList(data=models).model_dump(mode="json"))
+
+
+@router.get(
+    "/v1/models/{model_id}",
+    operation_id="retrieveModel",
+    summary="Retrieve a model",
+    response_model=Model,
+    responses=refusals(401, 404),
+)
+async def retrieve_model(model_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+    """One model by its name."""
+    card = services.cards.get(model_id)
+    if card is None:
+        raise NoSuchModel(f"The model {show(model_id)} does not exist", "model")
+    return JSONResponse(to_model(card).model_dump(mode="json"))
+
+
+class NoSuchModel(NotFound):
+    """Asked for by path; in a create body an unknown model is a bad value instead."""
+
+    code = "model_not_found"
+
+
+def to_model(card: ModelCard) -> Model:
+    return Model(id=card.id, created=card.created, owned_by=card.owned_by)
+
+
+def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: str) -> VideoModel:
+    serving = [worker for worker in workers if worker.model == card.id]
+    return VideoModel(
+        **to_model(card).model_dump(),
+        title=card.title,
+        description=card.description,
+        licence=card.licence,
+        task_types=sorted(offered(card)),
+        sizes=list(card.sizes),
+        num_frames=FrameLimits(
+            offset=card.frames.offset,
+            step=card.frames.step,
+            minimum=card.frames.minimum,
+            maximum=card.frames.maximum,
+            default=card.default_frames,
+        ),
+        fps=list(card.fps),
+        seconds=Range(
+            minimum=card.frames.minimum / card.fps[0],
+            maximum=card.frames.maximum / card.fps[0],
+            default=card.default_frames / card.fps[0],
+        ),
+        num_inference_steps=to_range(card.steps),
+        guidance_scale=to_range(card.guidance),
+        samplers=list(card.samplers),
+        max_prompt_chars=card.max_prompt_chars,
+        resumable=card.resumable,
+        is_default=card.id == default,
+        ready=any(is_up(worker) for worker in serving),
+        workers=len(serving),
+    )
+
+
+def is_up(worker: WorkerInfo) -> bool:
+    """Whether a worker has its model loaded and takes jobs."""
+    return worker.state in ("idle", "busy")
+
+
+def to_range(span: Span) -> Range:
+    return Range(minimum=span.minimum, maximum=span.maximum, default=span.default)

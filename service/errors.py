@@ -1,0 +1,343 @@
+"""Everything the API can refuse, and the one handler that answers it.
+
+ApiError
+├── BadRequest 400
+│   ├── InvalidValue            a field outside its type or limit
+│   ├── MissingParameter        a field the request cannot do without
+│   ├── UnknownParameter        a field this server does not have
+│   ├── UnsupportedTask         a kind of job the model lacks
+│   ├── IncompatibleInputs      fields that exclude each other
+│   ├── AmbiguousFormArray      form columns that do not line up
+│   └── ModelNotFound           a model this server does not have
+├── InvalidApiKey 401
+├── PermissionDenied 403
+├── NotFound 404                no such route
+│   ├── VideoNotFound           never existed, deleted, or another tenant's
+│   └── VideoNotReady           exists, has no content (yet)
+├── MethodNotAllowed 405
+├── VideoNotCancellable 409
+├── VideoExpired 410
+├── PayloadTooLarge 413
+├── UnsupportedMediaType 415
+├── RangeNotSatisfiable 416
+├── IdempotencyKeyReused 422
+├── ConcurrencyLimit 429
+├── InternalError 500           a fault of ours; says nothing about it
+└── Unavailable 503
+    ├── QueueFull
+    ├── QueueUnavailable        the queue server does not answer
+    └── NotReady                no worker could take a job
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from worker.jobs import outcomes
+
+RETRY_AFTER_S = 5  # clients honour 1 to 60 s
+SHOWN_CHARS = 80  # of a refused value
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, as the OpenAI SDKs read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorEnvelope(BaseModel):
+    """Body of every answer with status 400 and above."""
+
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """Base of everything answered with the envelope; carries its own status and code."""
+
+    status = 500
+    code = "internal_error"
+    type = "server_error"
+
+    def __init__(
+        self, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = encodable(message)
+        self.param = None if param is None else encodable(param)[:SHOWN_CHARS]
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ApiError):
+    """The request itself is wrong; repeating it cannot help."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+
+class InvalidValue(BadRequest):
+    """A field is outside its type or limit."""
+
+
+class MissingParameter(BadRequest):
+    """A field the request cannot do without is absent."""
+
+    code = "missing_required_parameter"
+
+
+class UnknownParameter(BadRequest):
+    """This server has no such field."""
+
+    code = "unknown_parameter"
+
+
+class UnsupportedTask(BadRequest):
+    """The model lacks this kind of job."""
+
+    code = "unsupported_task"
+
+
+class IncompatibleInputs(BadRequest):
+    """Fields that exclude each other were given together."""
+
+    code = "incompatible_inputs"
+
+
+class AmbiguousFormArray(BadRequest):
+    """Columns of a form array have different lengths, so rows cannot be told."""
+
+    code = "ambiguous_form_array"
+
+
+class ModelNotFound(BadRequest):
+    """This server has no such model."""
+
+    code = "model_not_found"
+
+
+class InvalidApiKey(ApiError):
+    """No key, or one that this server does not know."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class PermissionDenied(ApiError):
+    """The key is known and may not do this."""
+
+    status = 403
+    code = "permission_denied"
+    type = "permission_error"
+
+
+class NotFound(ApiError):
+    """There is nothing at this path."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class VideoNotFound(NotFound):
+    """Never existed, was deleted, or belongs to another tenant: all look alike."""
+
+    code = "video_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No video found with id {show(job_id)}", param="video_id")
+
+
+class VideoNotReady(NotFound):
+    """The video exists and has no content, yet or for good."""
+
+    code = "video_not_ready"
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists for other methods, named in `Allow`."""
+
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class VideoNotCancellable(ApiError):
+    """The job ended before the cancel arrived. Retrying cannot help, and SDKs are told so."""
+
+    status = 409
+    code = "video_not_cancellable"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="video_id", headers={"x-should-retry": "false"})
+
+
+class VideoExpired(ApiError):
+    """The content was kept as long as promised and is gone."""
+
+    status = 410
+    code = "video_expired"
+    type = "invalid_request_error"
+
+
+class PayloadTooLarge(ApiError):
+    """The body, or a part of it, is over its limit."""
+
+    status = 413
+    code = "payload_too_large"
+    type = "invalid_request_error"
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is of a type that this route cannot read."""
+
+    status = 415
+    code = "unsupported_media_type"
+    type = "invalid_request_error"
+
+
+class RangeNotSatisfiable(ApiError):
+    """The asked bytes lie outside the content."""
+
+    status = 416
+    code = "range_not_satisfiable"
+    type = "invalid_request_error"
+
+
+class IdempotencyKeyReused(ApiError):
+    """The key came before, with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    type = "invalid_request_error"
+
+
+class ConcurrencyLimit(ApiError):
+    """The tenant has as many active jobs as it may have."""
+
+    status = 429
+    code = "concurrency_limit"
+    type = "rate_limit_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class InternalError(ApiError):
+    """A fault of ours. The message never tells more than that."""
+
+
+class Unavailable(ApiError):
+    """A state that passes; the same request may succeed later."""
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class QueueFull(Unavailable):
+    """The queue holds as many jobs as it may."""
+
+    code = "queue_full"
+
+
+class QueueUnavailable(Unavailable):
+    """The queue server does not answer."""
+
+    code = "queue_unavailable"
+
+
+class NotReady(Unavailable):
+    """No worker could take a job."""
+
+    code = "not_ready"
+
+
+def show(value: object) -> str:
+    """A value as it may be quoted in a message: short, on one line, always encodable."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > SHOWN_CHARS:
+        text = f"{text[:SHOWN_CHARS]}… ({len(text)} characters)"
+    return encodable(repr(text) if isinstance(value, str) else text)
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates escaped: JSON lets them in, UTF-8 does not let them out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """The answer to any exception; what is not known here is a fault of ours."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            return from_framework(error)
+        case RequestValidationError():
+            return from_validation(error)
+        case outcomes.JobNotFound():
+            return VideoNotFound(error.job_id)
+        case outcomes.QueueFull():
+            return QueueFull(str(error))
+        case outcomes.TenantFull():
+            return ConcurrencyLimit(str(error))
+        case outcomes.IdempotencyConflict():
+            return IdempotencyKeyReused(
+                "Idempotency-Key was used before with another body", param="Idempotency-Key"
+            )
+        case RedisError():
+            return QueueUnavailable("The queue server does not answer; nothing was accepted")
+    return InternalError("The server had an error while processing the request")
+
+
+def from_framework(error: HTTPException) -> ApiError:
+    """Starlette's own refusals: no such route, no such method, a body it cannot read."""
+    kinds = {404: NotFound, 405: MethodNotAllowed, 413: PayloadTooLarge, 415: UnsupportedMediaType}
+    kind = kinds.get(error.status_code)
+    if kind is None:
+        kind = BadRequest if error.status_code < 500 else InternalError
+    return kind(str(error.detail), headers=error.headers)
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    """The first fault of path, query or header parameters."""
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    kind = MissingParameter if first["type"] == "missing" else InvalidValue
+    return kind(f"{param}: {first['msg']}; got {show(first.get('input'))}", param=param)
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """The one handler: any exception as the envelope, or as RFC 9457 for who asks for that."""
+    found = as_api_error(error)
+    if "application/problem+json" in request.headers.get("accept", ""):
+        return JSONResponse(
+            {
+                "type": "about:blank",
+                "title": HTTPStatus(found.status).phrase,
+                "status": found.status,
+                "detail": found.message,
+                "code": found.code,
+                "param": found.param,
+            },
+            found.status,
+            found.headers,
+            media_type="application/problem+json",
+        )
+    body = ErrorBody(message=found.message, type=found.type, param=found.param, code=found.code)
+    return JSONResponse(ErrorEnvelope(error=body).model_dump(), found.status, found.headers)

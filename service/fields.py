@@ -1,0 +1,210 @@
+"""The fields of `POST /v1/videos`: one table for parsing, refusals and the OpenAPI document.
+
+Ranges that depend on the model are in its card, not here.
+"""
+
+from typing import Any
+
+from service.values import (
+    Aspect,
+    Choice,
+    Field,
+    Flag,
+    Integer,
+    Number,
+    Pairs,
+    Resolution,
+    Seconds,
+    Size,
+    Structure,
+    Text,
+)
+from worker.jobs.catalog import SAMPLERS, TASKS
+from worker.jobs.contract import MAX_SEED
+
+FRAME_KINDS = frozenset({"image", "first_last_frame", "edit"})
+VIDEO_KINDS = frozenset({"extend", "interpolate", "upscale", "edit"})
+REFERENCE_KINDS = frozenset({"reference", "edit"})
+INPUT_KINDS = frozenset({"image", "reference", "first_last_frame"})
+
+PROMPT = Field("prompt", Text(), "What the video shows.")
+MODEL = Field("model", Text(200), "Model id; the server's default if absent.")
+TASK_TYPE = Field("task_type", Choice(TASKS), "Kind of job; inferred if absent.", ("task",))
+SECONDS = Field(
+    "seconds",
+    Seconds(),
+    "Length of the film; snaps to the model's nearest frame count.",
+    ("duration",),
+)
+SIZE = Field("size", Size(), "Pixels as WxH; one of the model's sizes.")
+WIDTH = Field("width", Integer(1, 99_999), "With `height`, the same as `size`.")
+HEIGHT = Field("height", Integer(1, 99_999), "With `width`, the same as `size`.")
+RESOLUTION = Field("resolution", Resolution(), "Shorter side, as 480p; picks one of the sizes.")
+ASPECT_RATIO = Field("aspect_ratio", Aspect(), "As 16:9; picks one of the model's sizes.")
+NEGATIVE_PROMPT = Field("negative_prompt", Text(), "What the video should not show.")
+SEED = Field("seed", Integer(0, MAX_SEED), "Random and echoed if absent or null.")
+STEPS = Field(
+    "num_inference_steps", Integer(1, 100_000), "Denoising steps; range per model.", ("steps",)
+)
+GUIDANCE = Field(
+    "guidance_scale",
+    Number(1),
+    "How strongly the prompt pulls; 1 is unguided; range per model.",
+    ("cfg_scale",),
+)
+FPS = Field("fps", Integer(1, 1000), "Frames per second; one of the model's rates.")
+NUM_FRAMES = Field("num_frames", Integer(1, 1_000_000), "Exact frame count; must be legal.")
+SAMPLER = Field("sampler", Choice(SAMPLERS), "Sampler; one of the model's.")
+METADATA = Field("metadata", Pairs(16, 64, 512), "Up to 16 pairs of strings, given back as sent.")
+USER = Field("user", Text(256), "Your end user, given back as sent.")
+EXPIRES_AFTER = Field(
+    "execution_expires_after",
+    Number(1, 604_800),
+    "Seconds in the queue after which the job fails as `expired`.",
+)
+SERVICE_TIER = Field("service_tier", Choice(("default", "priority")), "Queue to wait in.")
+COUNT = Field("n", Integer(1, 1), "Always 1.", ("num_outputs_per_prompt",))
+ENHANCE_PROMPT = Field("enhance_prompt", Flag(only=False), "Always false.")
+RETURN_LAST_FRAME = Field("return_last_frame", Flag(only=False), "Always false.")
+EXTRA_PARAMS = Field("extra_params", Structure(), "Parameters of the model: `sampler`.")
+
+INPUT_REFERENCE = Field(
+    "input_reference",
+    Structure(),
+    "One image is the first frame, several are references.",
+    ("image", "frame_images", "content"),
+    INPUT_KINDS,
+)
+FIRST_FRAME = Field("first_frame", Structure(), "Image to begin with.", (), FRAME_KINDS)
+LAST_FRAME = Field(
+    "last_frame",
+    Structure(),
+    "Image to end with.",
+    (),
+    frozenset({"first_last_frame", "extend", "edit"}),
+)
+LAST_FRAME_STRENGTH = Field(
+    "last_frame_strength",
+    Number(0, 1),
+    "Share of denoising steps, from the noisiest, that see the last frame.",
+    ("end_image_strength",),
+    frozenset({"first_last_frame"}),
+)
+FIRST_FRAME_STRENGTH = Field(
+    "first_frame_strength",
+    Number(0, 1),
+    "How closely the first frame is kept.",
+    ("image_strength",),
+    FRAME_KINDS,
+)
+CHARACTERS = Field("characters", Structure(), "Named reference sets.", (), REFERENCE_KINDS)
+REFERENCE_IMAGES = Field(
+    "reference_images",
+    Structure(),
+    "Up to 7 images of subjects, styles or scenes.",
+    ("input_references", "subjects"),
+    REFERENCE_KINDS,
+)
+REFERENCE_STRENGTH = Field(
+    "reference_strength", Number(0, 1), "How closely references are kept.", (), REFERENCE_KINDS
+)
+VIDEO = Field(
+    "video", Structure(), "Clip to work on.", ("video_url", "previous_job_id"), VIDEO_KINDS
+)
+SHOTS = Field(
+    "shots",
+    Structure(),
+    "The shots of a story, in order.",
+    ("multi_prompt", "storyboard"),
+    frozenset({"story"}),
+)
+UPSCALE_FACTOR = Field(
+    "upscale_factor", Integer(2, 4), "2 or 4.", ("upscaling_scale",), frozenset({"upscale"})
+)
+TARGET_FPS = Field("target_fps", Integer(48, 60), "48 or 60.", (), frozenset({"interpolate"}))
+INTERPOLATION_FACTOR = Field(
+    "frame_interpolation_factor", Integer(2, 4), "2 or 4.", (), frozenset({"interpolate"})
+)
+INTERPOLATION_EXP = Field(
+    "frame_interpolation_exp",
+    Integer(1, 2),
+    "Factor as a power of two.",
+    (),
+    frozenset({"interpolate"}),
+)
+ENABLE_UPSCALING = Field(
+    "enable_upscaling", Flag(), "Upscale afterwards.", (), frozenset({"upscale"})
+)
+ENABLE_INTERPOLATION = Field(
+    "enable_frame_interpolation",
+    Flag(),
+    "Interpolate afterwards.",
+    (),
+    frozenset({"interpolate"}),
+)
+
+FIELDS: tuple[Field[Any], ...] = (
+    PROMPT,
+    MODEL,
+    TASK_TYPE,
+    SECONDS,
+    SIZE,
+    WIDTH,
+    HEIGHT,
+    RESOLUTION,
+    ASPECT_RATIO,
+    NEGATIVE_PROMPT,
+    SEED,
+    STEPS,
+    GUIDANCE,
+    FPS,
+    NUM_FRAMES,
+    SAMPLER,
+    METADATA,
+    USER,
+    EXPIRES_AFTER,
+    SERVICE_TIER,
+    COUNT,
+    ENHANCE_PROMPT,
+    RETURN_LAST_FRAME,
+    EXTRA_PARAMS,
+    INPUT_REFERENCE,
+    FIRST_FRAME,
+    LAST_FRAME,
+    LAST_FRAME_STRENGTH,
+    FIRST_FRAME_STRENGTH,
+    CHARACTERS,
+    REFERENCE_IMAGES,
+    REFERENCE_STRENGTH,
+    VIDEO,
+    SHOTS,
+    UPSCALE_FACTOR,
+    TARGET_FPS,
+    INTERPOLATION_FACTOR,
+    INTERPOLATION_EXP,
+    ENABLE_UPSCALING,
+    ENABLE_INTERPOLATION,
+)
+
+MODEL_PARAMS = (SAMPLER,)  # what `extra_params` may hold
+
+HINTS = {
+    "tau": "tau is a step count in its paper; use last_frame_strength, the share of steps",
+    "callback_url": "webhooks are not served",
+}
+
+BY_NAME = {name: field for field in FIELDS for name in field.names}
+
+
+def create_schema() -> dict[str, Any]:
+    """JSON Schema of a create body, aliases included."""
+    properties = {}
+    for name, field in BY_NAME.items():
+        about = field.about if name == field.name else f"Alias of `{field.name}`."
+        properties[name] = field.type.schema() | {"description": about}
+    return {
+        "type": "object",
+        "required": [PROMPT.name],
+        "properties": properties,
+        "additionalProperties": False,
+    }

@@ -1,0 +1,62 @@
+"""Is the process up, can it serve, and what does it count. No key, no `/v1`."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.capabilities import is_up
+from service.deps import Wired
+from service.errors import NotReady
+from service.schema import binary, refusals
+
+router = APIRouter(tags=["operations"])
+
+
+class Alive(BaseModel):
+    """The process answers; says nothing about anything else."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """Jobs can be taken and run now."""
+
+    status: Literal["ready"] = "ready"
+    workers: int
+
+
+@router.get("/healthz", operation_id="getHealth", summary="Liveness", response_model=Alive)
+@router.get("/health", include_in_schema=False, response_model=Alive)
+async def get_health() -> JSONResponse:
+    """Asks nobody, so it answers while the queue server is away and every thread waits."""
+    return JSONResponse(Alive().model_dump())
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Readiness",
+    response_model=Ready,
+    responses=refusals(503),
+)
+def get_readiness(services: Wired) -> JSONResponse:
+    """Whether the queue server answers and at least one worker has its model loaded."""
+    up = sum(is_up(worker) for worker in services.store.workers())
+    if not up:
+        raise NotReady("No worker is ready")
+    return JSONResponse(Ready(workers=up).model_dump())
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"description": "Text exposition.", "content": binary("text/plain")}},
+)
+def get_metrics(services: Wired) -> Response:
+    """What this process counted, and what the store knows now."""
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE_LATEST)

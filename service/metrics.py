@@ -1,0 +1,93 @@
+"""The praxino_ metrics: what this process counts, and what the store knows at scrape time.
+
+Never with job ids. A scrape answers without the queue server, with `praxino_queue_up` at 0.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from worker.jobs.contract import Job
+from worker.jobs.store import JobStore
+
+QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One registry per application, so that two in one process do not mix."""
+
+    def __init__(self, store: JobStore, models: Iterable[str]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "praxino_http_requests",
+            "Answered HTTP requests.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "praxino_http_request_duration_seconds",
+            "From the request's first byte to the answer's last.",
+            ("method", "route"),
+            buckets=QUICK_S,
+            registry=self.registry,
+        )
+        self.submitted = Counter(
+            "praxino_jobs_submitted",
+            "Jobs admitted by this process, replays left out.",
+            ("task_type", "model"),
+            registry=self.registry,
+        )
+        self.registry.register(StoreCollector(store, tuple(models)))
+
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Note one answered request; `route` is the template, never the path itself."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(method, route).observe(seconds)
+
+    def count_submission(self, job: Job) -> None:
+        """Note one job that was admitted now."""
+        self.submitted.labels(job.request.task_type, job.request.model).inc()
+
+    def render(self) -> bytes:
+        """The text exposition. Asks the queue server: call it off the event loop."""
+        return generate_latest(self.registry)
+
+
+class StoreCollector(Collector):
+    """Gauges read from the queue server when somebody scrapes."""
+
+    def __init__(self, store: JobStore, models: tuple[str, ...]) -> None:
+        self.store = store
+        self.models = models
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not ask the queue server."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges, or only that the queue server is away."""
+        up = GaugeMetricFamily("praxino_queue_up", "Whether the queue server answers.")
+        try:
+            gauges = self.read_store()
+        except RedisError:
+            gauges = []
+        up.add_metric((), float(bool(gauges)))
+        return [up, *gauges]
+
+    def read_store(self) -> list[Metric]:
+        """raises RedisError"""
+        depth = GaugeMetricFamily("praxino_queue_depth", "Jobs that wait.", labels=("queue",))
+        waiting = {model: self.store.depth(model) for model in self.models}
+        for model, jobs in waiting.items():
+            depth.add_metric((model,), jobs)
+        running = GaugeMetricFamily("praxino_jobs_running", "Jobs that workers are busy with.")
+        known = self.store.workers()
+        running.add_metric((), sum(worker.job_id is not None for worker in known))
+        workers = GaugeMetricFamily("praxino_workers", "Live workers.", labels=("state",))
+        for state, count in Tally(worker.state for worker in known).items():
+            workers.add_metric((state,), count)
+        return [depth, running, workers]

@@ -1,0 +1,56 @@
+"""What the OpenAPI document says beyond what signatures show: bodies and refusals."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.errors import ErrorEnvelope
+from service.fields import create_schema
+from service.forms import FORM_TYPES
+
+REASONS = {
+    400: "A field is missing, unknown, or outside its limit; `param` names it.",
+    401: "The API key is missing or unknown.",
+    403: "The API key may not do this.",
+    404: "No such video for this key, or it has no content.",
+    409: "The video ended before the cancel.",
+    410: "The content's time is over.",
+    413: "The body is too large.",
+    415: "The body's type is not read here.",
+    416: "The asked range lies outside the content.",
+    422: "The idempotency key came before with another body.",
+    429: "Too many active jobs for this key; see `Retry-After`.",
+    503: "The queue is full or away, or nothing is ready; see `Retry-After`.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented refusals of a route, all with the envelope."""
+    listed: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorEnvelope, "description": REASONS[status]} for status in statuses
+    }
+    return listed | {"default": {"model": ErrorEnvelope, "description": "Any other refusal."}}
+
+
+def create_body() -> dict[str, Any]:
+    """The create body in its three encodings, straight from the table of fields."""
+    schema = create_schema()
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                media_type: {"schema": schema} for media_type in ("application/json", *FORM_TYPES)
+            },
+        }
+    }
+
+
+def binary(*media_types: str) -> dict[str, Any]:
+    """Content of an answer that is bytes."""
+    return {media_type: {"schema": {"type": "string"}} for media_type in media_types}
+
+
+def operation_ids(app: FastAPI) -> list[str]:
+    """Every documented operation's id, in path order."""
+    paths = app.openapi()["paths"]
+    return [call["operationId"] for path in paths.values() for call in path.values()]

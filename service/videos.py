@@ -1,0 +1,172 @@
+"""Create, list, get, cancel and delete videos.
+
+Handlers are plain functions, so that waiting for the queue server never holds the event loop.
+"""
+
+import re
+from typing import Annotated, Literal
+
+import structlog
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import JSONResponse
+
+from service.deps import Body, Services, Tenant, Wired
+from service.errors import InvalidValue, VideoNotCancellable, VideoNotFound, show
+from service.forms import parse_body
+from service.intake import read_order
+from service.schema import create_body, refusals
+from service.values import check_length
+from service.wire import (
+    PREFIX,
+    DeletedVideo,
+    Video,
+    VideoPage,
+    following,
+    to_page,
+    to_video,
+)
+from worker.jobs.artifacts import job_prefix
+from worker.jobs.contract import Job, Status
+from worker.jobs.store import CancelOutcome, JobNotFound, Submission
+
+log = structlog.get_logger(__name__)
+router = APIRouter(tags=["videos"])
+
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
+MAX_KEY_CHARS = 255
+
+
+@router.post(
+    PREFIX,
+    operation_id="createVideo",
+    summary="Order a video",
+    response_model=Video,
+    responses=refusals(400, 401, 403, 413, 415, 422, 429, 503),
+    openapi_extra=create_body(),
+)
+def create_video(
+    body: Body,
+    tenant: Tenant,
+    services: Wired,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
+) -> JSONResponse:
+    """Admit a job and answer with it as it stands; a repeated request gets the same job."""
+    tree = parse_body(body)
+    order = read_order(tree, services.cards, services.settings.default_model, PREFIX)
+    check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
+    admission = services.store.submit(
+        Submission(
+            tenant=tenant,
+            request=order.request,
+            fingerprint=order.fingerprint,
+            idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
+            retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
+            queue_deadline_s=order.queue_deadline_s,
+        )
+    )
+    headers = {"Location": f"{PREFIX}/{admission.job.id}"}
+    if admission.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    else:
+        services.metrics.count_submission(admission.job)
+        log.info("job.submitted", job_id=admission.job.id, tenant=tenant)
+    return answer(admission.job, services, headers)
+
+
+@router.get(
+    PREFIX,
+    operation_id="listVideos",
+    summary="List videos",
+    response_model=VideoPage,
+    responses=refusals(400, 401, 503),
+)
+def list_videos(
+    tenant: Tenant,
+    services: Wired,
+    after: Annotated[str | None, Query(description="Id that the page follows.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="By creation time.")] = "desc",
+    status: Annotated[Status | None, Query()] = None,
+    task_type: Annotated[str | None, Query()] = None,
+    model: Annotated[str | None, Query()] = None,
+) -> JSONResponse:
+    """One page of the caller's own videos."""
+    try:
+        page = services.store.list(
+            tenant,
+            after=after,
+            limit=limit,
+            descending=order == "desc",
+            status=status,
+            model=model,
+            task_type=task_type,
+        )
+    except JobNotFound as error:
+        raise InvalidValue(
+            f"after: must be the id of a video; got {show(after)}", "after"
+        ) from error
+    listed = to_page(page.jobs, page.has_more, services.settings.public_url)
+    return JSONResponse(listed.model_dump(mode="json"))
+
+
+@router.get(
+    PREFIX + "/{video_id}",
+    operation_id="retrieveVideo",
+    summary="Retrieve a video's state",
+    response_model=Video,
+    responses=refusals(401, 404, 503),
+)
+def retrieve_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+    """The job as it stands; a failed one is an answer like any other."""
+    return answer(find(video_id, tenant, services), services)
+
+
+@router.post(
+    PREFIX + "/{video_id}/cancel",
+    operation_id="cancelVideo",
+    summary="Cancel a video",
+    response_model=Video,
+    responses=refusals(401, 404, 409, 503),
+)
+def cancel_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+    """Stop one job: at once if it waits, at its next step if it runs."""
+    outcome = services.store.cancel(known_shape(video_id), tenant)
+    job = services.store.get(video_id, tenant)
+    if outcome is CancelOutcome.TERMINAL:
+        raise VideoNotCancellable(f"Video {video_id} is {job.status.value} and cannot be cancelled")
+    return answer(job, services)
+
+
+@router.delete(
+    PREFIX + "/{video_id}",
+    operation_id="deleteVideo",
+    summary="Delete a video",
+    response_model=DeletedVideo,
+    responses=refusals(401, 404, 503),
+)
+def delete_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+    """Cancel the job if it is active and forget it with its files; repeating is fine for a day."""
+    services.store.delete(known_shape(video_id), tenant)
+    services.artifacts.delete_prefix(job_prefix(tenant, video_id))
+    return JSONResponse(DeletedVideo(id=video_id).model_dump(mode="json"))
+
+
+def find(video_id: str, tenant: str, services: Services) -> Job:
+    """raises JobNotFound, VideoNotFound"""
+    return services.store.get(known_shape(video_id), tenant)
+
+
+def known_shape(video_id: str) -> str:
+    """The id, once it looks like one of ours. raises VideoNotFound"""
+    if not JOB_ID.fullmatch(video_id):
+        raise VideoNotFound(video_id)
+    return video_id
+
+
+def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The Video object, with the headers that pace whoever follows it."""
+    settings = services.settings
+    video = to_video(job, settings.public_url)
+    pace = following(job, settings.poll_after_ms)
+    return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))

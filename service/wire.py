@@ -1,0 +1,176 @@
+"""Jobs as clients see them: OpenAI's Video object with our extras, and pages of it.
+
+Provenance is in the resolved values, never only in what was asked. No path of the server leaves.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+
+from worker.jobs.contract import TERMINAL, Job, Status
+
+PREFIX = "/v1/videos"
+
+
+class VideoError(BaseModel):
+    """Why a video failed."""
+
+    code: str
+    message: str
+
+
+class VideoMetrics(BaseModel):
+    """What a finished video took."""
+
+    queue_wait_s: float | None
+    inference_time_s: float | None
+    peak_memory_mb: float | None
+
+
+class Video(BaseModel):
+    """OpenAI's 13 keys, always present, then ours. Times are Unix seconds."""
+
+    id: str
+    object: Literal["video"] = "video"
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    status: Status
+    progress: int
+    model: str
+    prompt: str
+    seconds: str
+    size: str
+    error: VideoError | None
+    remixed_from_video_id: str | None
+
+    task_type: str
+    stage: str
+    started_at: int | None
+    queue_position: int | None
+    eta_seconds: float | None
+    attempt: int
+    cancel_requested: bool
+    negative_prompt: str
+    seed: int
+    fps: int
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    metadata: dict[str, str]
+    user: str | None
+    url: str | None
+    thumbnail_url: str | None
+    metrics: VideoMetrics
+    model_sha256: str | None
+    content_sha256: str | None
+
+
+class VideoPage(BaseModel):
+    """A slice of a tenant's videos; ask `after=<last_id>` while `has_more`."""
+
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedVideo(BaseModel):
+    """The receipt of a deletion."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+def to_video(job: Job, public_url: str | None = None) -> Video:
+    """The job as its owner sees it.
+
+    public_url  prefix of the links; None makes them relative to the server
+    """
+    request = job.request
+    result = job.result
+    link = f"{public_url or ''}{PREFIX}/{job.id}/content" if has_content(job) else None
+    return Video(
+        id=job.id,
+        created_at=int(job.created_at),
+        completed_at=whole(job.completed_at),
+        expires_at=whole(job.expires_at),
+        status=job.status,
+        progress=job.progress,
+        model=request.model,
+        prompt=request.prompt,
+        seconds=f"{request.num_frames / request.fps:.6g}",
+        size=f"{request.width}x{request.height}",
+        error=job.error and VideoError(code=job.error.code, message=job.error.message),
+        remixed_from_video_id=None,
+        task_type=request.task_type,
+        stage=job.stage,
+        started_at=whole(job.started_at),
+        queue_position=job.queue_position,
+        eta_seconds=job.eta_s,
+        attempt=job.attempt,
+        cancel_requested=job.cancel_requested,
+        negative_prompt=request.negative_prompt,
+        seed=request.seed,
+        fps=request.fps,
+        num_frames=request.num_frames,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        sampler=request.sampler,
+        metadata=request.metadata,
+        user=request.user,
+        url=link,
+        thumbnail_url=link and f"{link}?variant=thumbnail",
+        metrics=to_metrics(job),
+        model_sha256=result and result.model_sha256,
+        content_sha256=result and result.video.sha256,
+    )
+
+
+def to_metrics(job: Job) -> VideoMetrics:
+    """Waits and run time so far as they are over; the run is that of the successful attempt."""
+    waited = None if job.started_at is None else round(job.started_at - job.created_at, 3)
+    result = job.result
+    return VideoMetrics(
+        queue_wait_s=waited,
+        inference_time_s=result and round(sum(result.stage_seconds.values()), 3),
+        peak_memory_mb=result and result.peak_memory_mb,
+    )
+
+
+def to_page(jobs: Sequence[Job], has_more: bool, public_url: str | None = None) -> VideoPage:
+    """One page, in the order given."""
+    return VideoPage(
+        data=[to_video(job, public_url) for job in jobs],
+        first_id=jobs[0].id if jobs else None,
+        last_id=jobs[-1].id if jobs else None,
+        has_more=has_more,
+    )
+
+
+def has_content(job: Job) -> bool:
+    """Whether the job's files can be had now."""
+    return job.status is Status.COMPLETED and job.result is not None and not is_expired(job)
+
+
+def is_expired(job: Job) -> bool:
+    """Whether the content's time is over."""
+    return job.expires_at is not None and job.expires_at <= time.time()
+
+
+def following(job: Job, poll_after_ms: int) -> dict[str, str]:
+    """Headers that pace a client which follows the job."""
+    headers = {"openai-poll-after-ms": str(poll_after_ms)}
+    if job.status not in TERMINAL:
+        headers["Retry-After"] = str(max(1, -(-poll_after_ms // 1000)))
+    return headers
+
+
+def whole(moment: float | None) -> int | None:
+    """A moment in whole seconds, as OpenAI writes it."""
+    return None if moment is None else int(moment)
