@@ -233,7 +233,7 @@ def sample_dpmpp_2m(
         sigma, sigma_s = levels[now.step : now.step + 2]
         x0 = _estimate(denoise, now.x, sigma)
         if sigma_s == 0:
-            return SamplerState(now.step + 1, x0, x0, sigma)
+            return SamplerState(now.step + 1, x0)
         # Differs: the second step too, for the first one on our grid is no match for it.
         single = now.step < 2 or now.step in restarts or (now.step == steps - 1 and steps < 15)
         slope = x0 if single else _extrapolated(x0, now, levels)
