@@ -1,0 +1,209 @@
+"""One attempt as the supervisor drives it: from `run` to an outcome, whatever the child does.
+
+Watches the clock, the cancel flag, the lease and the drain order. Knows neither RQ nor Redis:
+what it asks of the queue goes through a `Desk`.
+"""
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from worker.channel import ChannelClosed, ChannelGarbled
+from worker.clock import Clock, Pace
+from worker.jobs.contract import JobError, JobResult, Progress, Stage
+from worker.launcher import Child
+from worker.messages import Cancel, Failed, FromChild, Run
+
+POLL_S = 0.25
+REPORT_EVERY_S = 0.25
+CANCEL_CHECK_EVERY_S = 1.0
+DRAIN_CHECK_EVERY_S = 0.25
+
+
+class Verdict(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CRASHED = "crashed"  # the child died by itself
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
+    DRAINED = "drained"  # the worker leaves: give the job back
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An ended attempt; `result` with DONE, `error` with FAILED."""
+
+    verdict: Verdict
+    result: JobResult | None = None
+    error: JobError | None = None
+    retryable: bool = False
+    reason: str = ""
+
+
+class Desk(Protocol):
+    """What an attempt asks of the queue. Nothing raises on an outage: the answer is then as if
+    all were well, since the child goes on computing."""
+
+    def report(self, progress: Progress) -> bool:
+        """Tell the progress; false if the job belongs to another attempt."""
+        ...
+
+    def renew(self) -> bool:
+        """Renew the lease; false if it is lost."""
+        ...
+
+    def cancel_requested(self) -> bool:
+        """Whether the owner wants the job stopped."""
+        ...
+
+    def must_leave(self, eta_s: float | None) -> bool:
+        """Whether the worker drains and cannot wait `eta_s` (None: unknown) for this job."""
+        ...
+
+
+class Attempt:
+    """Drives the child through one run. `request_cancel` may come from any thread."""
+
+    def __init__(
+        self,
+        child: Child,
+        run: Run,
+        desk: Desk,
+        pace: Pace,
+        timeout_s: float,
+        grace_s: float,
+        renew_every_s: float,
+    ) -> None:
+        self._child = child
+        self._run = run
+        self._desk = desk
+        self._pace = pace
+        self._grace_s = grace_s
+        self._deadline = time.monotonic() + timeout_s
+        self._renewal = Clock(renew_every_s)
+        self._cancel_check = Clock(CANCEL_CHECK_EVERY_S, at_once=True)
+        self._report = Clock(REPORT_EVERY_S, at_once=True)
+        self._drain_check = Clock(DRAIN_CHECK_EVERY_S)
+        self._stage, self._index, self._total = Stage.LOADING, 0, 0
+        self._reported = True
+        self._cancel_asked = False
+        self._hurry = False
+        self._stopped: Verdict | None = None
+        self._kill_at = float("inf")
+
+    def request_cancel(self) -> None:
+        """Pass a cancellation on at once; the loop then sees to it that it happens."""
+        self._cancel_asked = True
+        self._tell_child_to_stop()
+
+    def hurry(self) -> None:
+        """Give the job back at once, without grace. From any thread or signal handler."""
+        self._hurry = True
+
+    def drive(self) -> Outcome:
+        """Run to an outcome. Afterwards the child is idle and reusable, or dead."""
+        outcome = self._drive()
+        self._pace.note_end(outcome.verdict is Verdict.DONE)
+        return outcome
+
+    def _drive(self) -> Outcome:
+        try:
+            self._child.send(self._run)
+            while True:
+                message = self._child.receive(POLL_S)
+                if message is not None:
+                    outcome = self._take(message)
+                    if outcome is not None:
+                        return outcome
+                if time.monotonic() > self._kill_at:
+                    self._child.kill()
+                    return Outcome(self._stopped or Verdict.CRASHED)
+                self._tick()
+        except (ChannelClosed, ChannelGarbled) as error:
+            self._child.kill()
+            return Outcome(
+                self._stopped or Verdict.CRASHED,
+                reason=f"the inference process died ({self._child.exit_reason()})"
+                if isinstance(error, ChannelClosed)
+                else "the inference process sent nonsense",
+            )
+
+    def _take(self, message: FromChild) -> Outcome | None:
+        if message.type == "ready" or message.exec != self._run.exec:
+            return None  # of an earlier attempt
+        if message.type == "stage":
+            self._stage, self._index, self._total = message.stage, 0, 0
+            self._send_report()
+            return None
+        if message.type == "step":
+            self._index, self._total = message.index, message.total
+            self._reported = False
+            if self._stage is Stage.DENOISING:
+                self._pace.note_step(message.index, message.total)
+            return None
+        if self._stopped is Verdict.FENCED:
+            return Outcome(Verdict.FENCED)
+        if message.type == "done":
+            return Outcome(Verdict.DONE, result=message.result)
+        if message.type == "cancelled":
+            return Outcome(self._stopped or Verdict.CANCELLED)
+        return self._failed(message)
+
+    def _failed(self, message: Failed) -> Outcome:
+        if message.fatal:
+            self._child.kill()
+        if self._stopped is not None:
+            return Outcome(self._stopped)
+        return Outcome(
+            Verdict.FAILED,
+            error=JobError(code=message.code, message=message.message),
+            retryable=message.retryable,
+        )
+
+    def _tick(self) -> None:
+        if self._renewal.due() and not self._desk.renew():
+            self._stop(Verdict.FENCED)
+        if not self._reported and self._report.due():
+            self._send_report()
+        if self._hurry:
+            self._stop(Verdict.DRAINED)
+            self._kill_at = 0.0
+        if self._stopped is not None:
+            return
+        if self._cancel_asked or (self._cancel_check.due() and self._desk.cancel_requested()):
+            self._stop(Verdict.CANCELLED)
+        elif time.monotonic() > self._deadline:
+            self._stop(Verdict.TIMED_OUT)
+        elif self._drain_check.due() and self._desk.must_leave(self._eta_s()):
+            self._stop(Verdict.DRAINED)
+
+    def _stop(self, verdict: Verdict) -> None:
+        """Stop softly, and after the grace period by force. The first verdict stands, except that
+        a lost lease overrides all."""
+        if self._stopped is None:
+            self._kill_at = time.monotonic() + self._grace_s
+            self._stopped = verdict
+            self._tell_child_to_stop()
+        elif verdict is Verdict.FENCED:
+            self._stopped = verdict
+
+    def _tell_child_to_stop(self) -> None:
+        try:
+            self._child.send(Cancel(exec=self._run.exec))
+        except ChannelClosed:
+            return  # the loop reads the same from its own end
+
+    def _send_report(self) -> None:
+        self._reported = True
+        progress = Progress(
+            stage=self._stage, step=self._index, total=self._total, eta_s=self._eta_s()
+        )
+        if not self._desk.report(progress):
+            self._stop(Verdict.FENCED)
+
+    def _eta_s(self) -> float | None:
+        return self._pace.eta_s(self._stage, self._index, self._total)

@@ -1,0 +1,187 @@
+"""The inference child: loads one model once and serves many runs. Never loads redis or rq.
+
+The main thread computes; a reader thread takes orders meanwhile, so that a cancel arrives between
+two steps and the end of the supervisor ends this process at once.
+"""
+
+import ctypes
+import functools
+import gc
+import importlib
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import structlog
+from pydantic import SecretStr
+
+from models.protocol import VideoModel
+from worker.channel import Channel, ChannelClosed, ChannelGarbled
+from worker.film import make_film, read_failure
+from worker.jobs.artifacts import ArtifactStore, open_store
+from worker.jobs.settings import JobSettings
+from worker.journal import configure_logging
+from worker.launcher import ChildConfig
+from worker.messages import TO_CHILD, Failed, Ready, Run, ToChild
+
+log = structlog.get_logger()
+
+EXIT_ORPHANED = 4
+EXIT_LOAD_FAILED = 3
+PR_SET_PDEATHSIG = 1
+
+Loader = Callable[[str, Path, str, str], VideoModel]
+
+
+class Orders:
+    """What the supervisor wants, as seen by the main thread."""
+
+    def __init__(self, channel: Channel[ToChild]) -> None:
+        self._channel = channel
+        self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+
+    def listen(self) -> None:
+        """Take orders on a thread of their own; the end of the channel ends the process."""
+        threading.Thread(target=self._read, name="orders", daemon=True).start()
+
+    def next_run(self) -> Run | None:
+        """Wait for the next run; None means leave."""
+        return self._runs.get()
+
+    def cancelled(self, token: str) -> bool:
+        """Whether this attempt was told to stop."""
+        return token in self._cancelled
+
+    def forget(self) -> None:
+        """The attempt is over."""
+        self._cancelled.clear()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                order = self._channel.receive()
+                if order is None:
+                    continue
+                if order.type == "run":
+                    self._runs.put(order)
+                elif order.type == "cancel":
+                    self._cancelled.add(order.exec)
+                else:
+                    self._runs.put(None)
+        except (ChannelClosed, ChannelGarbled):
+            # Nobody would take a result any more: leave now, also in the middle of a step.
+            os._exit(EXIT_ORPHANED)
+
+
+def main(fd: int, config: ChildConfig) -> int:
+    """Serve until told to leave; returns the exit status."""
+    die_with_parent(config.parent_pid)
+    limit_resources(config)
+    configure_logging()
+    channel = Channel(socket.socket(fileno=fd), TO_CHILD)
+    orders = Orders(channel)
+    orders.listen()
+    started = time.monotonic()
+    try:
+        model = load_model(config)
+        store = open_results(config.data_dir)
+        config.scratch_dir.mkdir(parents=True, exist_ok=True)
+    except Exception as error:
+        log.error("child.load_failed", model=config.model, exc_info=error)
+        channel.send(load_failure(config, error))
+        return EXIT_LOAD_FAILED
+    channel.send(
+        Ready(
+            pid=os.getpid(),
+            model=model.card.id,
+            weights_sha256=model.weights_sha256,
+            load_s=round(time.monotonic() - started, 3),
+        )
+    )
+    return serve(config, channel, orders, model, store)
+
+
+def serve(
+    config: ChildConfig,
+    channel: Channel[ToChild],
+    orders: Orders,
+    model: VideoModel,
+    store: ArtifactStore,
+) -> int:
+    """Make films one after the other; the answer of each is its last message."""
+    while (run := orders.next_run()) is not None:
+        answer = make_film(
+            run,
+            model,
+            store,
+            config.scratch_dir,
+            config.encoder,
+            channel.send,
+            functools.partial(orders.cancelled, run.exec),
+        )
+        orders.forget()
+        gc.collect()  # before the answer, which starts the next clock
+        channel.send(answer)
+        if isinstance(answer, Failed) and answer.fatal:
+            return EXIT_LOAD_FAILED
+    return 0
+
+
+def load_model(config: ChildConfig) -> VideoModel:
+    """Call the loader named `module:function` in the settings.
+
+    raises ValueError if the name does not resolve; whatever the loader raises
+    """
+    module, _, function = config.loader.partition(":")
+    try:
+        loader = cast(Loader, getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"model_loader {config.loader!r} names no function: {error}") from error
+    return loader(config.model, config.weights_dir, config.device, config.dtype)
+
+
+def open_results(data_dir: Path) -> ArtifactStore:
+    """Where the films go. The settings want a queue server; the child never talks to one."""
+    return open_store(JobSettings(redis_url=SecretStr("unix:///none"), data_dir=data_dir))
+
+
+def load_failure(config: ChildConfig, error: Exception) -> Failed:
+    """For the operator, so with the path and the cause."""
+    failure = read_failure(error, None)
+    reason = f"{type(error).__name__}: {error}"[:2000]
+    message = f"model {config.model!r} does not load from {config.weights_dir}: {reason}"
+    return failure.model_copy(update={"message": message, "fatal": True, "retryable": False})
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel for SIGKILL when the supervisor ends, and leave its signals to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it ended before the kernel was asked
+        os._exit(EXIT_ORPHANED)
+
+
+def limit_resources(config: ChildConfig) -> None:
+    """No core dumps, they would hold prompts; memory and file size as configured."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, limit_mb in (
+        (resource.RLIMIT_AS, config.max_memory_mb),
+        (resource.RLIMIT_FSIZE, config.max_file_mb),
+    ):
+        if limit_mb:
+            resource.setrlimit(kind, (limit_mb << 20, limit_mb << 20))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), ChildConfig.model_validate_json(sys.argv[2])))

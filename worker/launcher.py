@@ -1,0 +1,239 @@
+"""Starts, watches and ends the inference child, which dies with its parent.
+
+The child is started by exec, never by fork alone: CUDA does not survive a fork. It gets its own
+process group, so that one signal ends it and whatever it started.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from worker.channel import Channel, ChannelClosed, ChannelGarbled
+from worker.messages import FROM_CHILD, FromChild, Message, Ready
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+CHILD_MODULE = "worker.child"
+SEND_TIMEOUT_S = 5.0
+REAP_TIMEOUT_S = 10.0
+
+
+class ChildConfig(BaseModel):
+    """Everything a child needs to know, as one argument of its command line; no secrets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent_pid: int
+    loader: str  # "module:function"
+    model: str
+    weights_dir: Path
+    device: str
+    dtype: str
+    data_dir: Path
+    scratch_dir: Path
+    encoder: str
+    max_memory_mb: int = 0  # 0: no limit
+    max_file_mb: int = 0
+
+
+class LoadFailed(Exception):
+    """The child could not load the model; starting it again would not help."""
+
+
+class CrashLoop(Exception):
+    """The child died too often in a row; something is wrong with this machine or model."""
+
+
+class Child:
+    """A running inference child as its supervisor sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel[FromChild]) -> None:
+        self._process = process
+        self._channel = channel
+        self.ready: Ready | None = None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is its group's id as well."""
+        return self._process.pid
+
+    def alive(self) -> bool:
+        """Whether the process still runs; reaps it if not."""
+        return self._process.poll() is None
+
+    def send(self, message: Message) -> None:
+        """Send, or raise ChannelClosed if the child is gone or takes nothing."""
+        self._channel.send(message)
+
+    def receive(self, timeout_s: float) -> FromChild | None:
+        """The next message or None; raises ChannelClosed, ChannelGarbled."""
+        return self._channel.receive(timeout_s)
+
+    def kill(self) -> None:
+        """End the child and everything in its group at once, and reap it. May be repeated."""
+        # Once reaped, the number may belong to somebody else's group.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(REAP_TIMEOUT_S)
+        self._channel.close()
+
+    def exit_reason(self) -> str:
+        """How the process ended, for logs: `signal 9` or `status 3`."""
+        code = self._process.poll()
+        if code is None:
+            return "still running"
+        return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+def launch(config: ChildConfig, threads: int = 0) -> Child:
+    """Start a child, which then loads its model; see `await_ready`.
+
+    threads  for torch and BLAS, 0 leaves the choice to them
+    raises   RuntimeError off the main thread: the kernel ends the child when the *thread* that
+             started it ends
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("launch the child from the main thread: it dies with its thread")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                CHILD_MODULE,
+                str(theirs.fileno()),
+                config.model_dump_json(),
+            ],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=child_environment(dict(os.environ), threads),
+            process_group=0,
+        )
+    return Child(process, Channel(ours, FROM_CHILD, SEND_TIMEOUT_S))
+
+
+def child_environment(environment: dict[str, str], threads: int) -> dict[str, str]:
+    """The parent's environment without our settings: the queue's password is no child's affair."""
+    kept = {name: value for name, value in environment.items() if not name.startswith("PRAXINO_")}
+    if threads:
+        kept |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return kept
+
+
+def await_ready(child: Child, timeout_s: float, keep_alive: Callable[[], None]) -> Ready:
+    """Wait until the model is loaded.
+
+    keep_alive  called at least once a second meanwhile; what it raises passes through
+    raises      LoadFailed    the child said why it cannot load, or took too long
+                ChannelClosed the child died
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        message = child.receive(min(1.0, max(0.0, deadline - time.monotonic())))
+        if message is None:
+            keep_alive()
+        elif message.type == "ready":
+            child.ready = message
+            return message
+        elif message.type == "error":
+            raise LoadFailed(message.message)
+    raise LoadFailed(f"the model did not load within {timeout_s:g} s")
+
+
+class Launcher:
+    """Keeps one child alive and loaded: starts it, and again when it died, but not for ever."""
+
+    def __init__(self, settings: WorkerSettings, scratch_dir: Path) -> None:
+        self._settings = settings
+        self._scratch_dir = scratch_dir
+        self._child: Child | None = None
+        self.loads = 0  # times the model was loaded
+        self.crashes = 0  # in a row, without a job going well in between
+
+    @property
+    def ready(self) -> Ready | None:
+        """What the running child said when its model was loaded."""
+        return self._child.ready if self._child is not None else None
+
+    def has_child(self) -> bool:
+        """Whether a loaded child runs."""
+        return self._child is not None and self._child.alive()
+
+    def ensure(self, keep_alive: Callable[[], None]) -> Child:
+        """The loaded child, started anew if there is none.
+
+        keep_alive  called about once a second while waiting; what it raises passes through
+        raises      LoadFailed, CrashLoop
+        """
+        while True:
+            if self._child is not None and self._child.alive():
+                return self._child
+            self._bury(keep_alive)
+            self._child = launch(self._config(), self._settings.torch_threads)
+            try:
+                await_ready(self._child, self._settings.load_timeout_s, keep_alive)
+            except (ChannelClosed, ChannelGarbled):
+                continue  # died while loading
+            self.loads += 1
+            log.info("child.ready", pid=self._child.pid, loads=self.loads)
+
+    def went_well(self) -> None:
+        """A job ended with the child in good health."""
+        self.crashes = 0
+
+    def close(self) -> None:
+        """Ask the child to leave, and see that it does."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+        shutil.rmtree(self._scratch_dir, ignore_errors=True)
+
+    def _bury(self, keep_alive: Callable[[], None]) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        reason = self._child.exit_reason()
+        self._child = None
+        self.crashes += 1
+        log.warning("child.died", reason=reason, crashes=self.crashes)
+        if self.crashes >= self._settings.crash_limit:
+            raise CrashLoop(f"the inference process died {self.crashes} times in a row ({reason})")
+        shutil.rmtree(self._scratch_dir, ignore_errors=True)
+        deadline = time.monotonic() + backoff_s(self.crashes)
+        while (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(0.2, left_s))
+            keep_alive()
+
+    def _config(self) -> ChildConfig:
+        settings = self._settings
+        return ChildConfig(
+            parent_pid=os.getpid(),
+            loader=settings.model_loader,
+            model=settings.model,
+            weights_dir=settings.resolved_weights_dir,
+            device=settings.device,
+            dtype=settings.dtype,
+            data_dir=settings.data_dir.resolve(),
+            scratch_dir=self._scratch_dir,
+            encoder=settings.encoder,
+            max_memory_mb=settings.max_child_memory_mb,
+            max_file_mb=settings.max_file_mb,
+        )
+
+
+def backoff_s(crashes: int) -> float:
+    """The first restart is at once, the others wait longer and longer, at most 30 s."""
+    return 0.0 if crashes < 2 else float(min(30.0, 0.5 * 2 ** (crashes - 2)))

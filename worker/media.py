@@ -1,0 +1,198 @@
+"""Frames to files: MP4, thumbnail, contact sheet. Nothing here knows jobs or queues.
+
+Every file is written beside its final name and renamed, so a reader never sees half of one.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
+from PIL import Image
+
+from models.protocol import Frames
+
+# In order of preference, with the options that mean "visually clean" to each.
+ENCODERS: Mapping[str, dict[str, str]] = {
+    "h264_nvenc": {"preset": "p5", "rc": "vbr", "cq": "19"},
+    "libx264": {"preset": "medium", "crf": "17"},
+}
+SOFTWARE_ENCODER = "libx264"
+
+OnFrame = Callable[[int], None]  # index of the frame about to be encoded; may raise to stop
+
+
+class EncoderUnavailable(Exception):
+    """The encoder asked for is not in this build, or does not open on this machine."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What `write_mp4` did."""
+
+    encoder: str
+    num_frames: int
+    fps: int
+
+
+def ignore(index: int) -> None:
+    """The callback of a caller who never stops."""
+
+
+def write_mp4(
+    frames: Frames,
+    path: Path,
+    fps: int,
+    provenance: Mapping[str, Any],
+    encoder: str = "auto",
+    on_frame: OnFrame = ignore,
+) -> Encoding:
+    """Write H.264 in yuv420p (BT.709, limited range) with the index before the data.
+
+    frames      (T, H, W, 3) uint8 sRGB; H and W even, as 4:2:0 halves both
+    fps         frames per second; frame i is shown at exactly i / fps
+    provenance  goes as JSON into the container's `comment`
+    encoder     "auto" tries NVENC and falls back to x264; a name insists
+    raises      ValueError on frames of another shape, EncoderUnavailable, OSError as from a file
+    """
+    check_frames(frames)
+    name = opening_encoder(frames, fps) if encoder == "auto" else encoder
+    try:
+        _encode(frames, path, fps, provenance, name, on_frame)
+    except EncoderUnavailable:
+        if encoder != "auto" or name == SOFTWARE_ENCODER:
+            raise
+        # A GPU has few encoder sessions: the trial may open and the next one not.
+        name = SOFTWARE_ENCODER
+        _encode(frames, path, fps, provenance, name, on_frame)
+    return Encoding(name, len(frames), fps)
+
+
+def check_frames(frames: Frames) -> None:
+    """Raise ValueError unless the frames can be H.264 in 4:2:0."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}, not uint8 (T, H, W, 3)")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"frames of {width}x{height}: H.264 in 4:2:0 needs even width and height")
+
+
+def opening_encoder(frames: Frames, fps: int) -> str:
+    """The first encoder that opens for this size: without a GPU, NVENC fails only there."""
+    for name in ENCODERS:
+        try:
+            context = CodecContext.create(name, "w")
+            assert isinstance(context, VideoCodecContext)
+            _configure(context, frames, fps, name)
+            context.open()
+        except (av.FFmpegError, ValueError):
+            continue
+        return name
+    raise EncoderUnavailable("no H.264 encoder opens on this machine")
+
+
+def write_thumbnail(frames: Frames, path: Path, longest: int = 512) -> None:
+    """Write the middle frame as WebP, its longer side at most `longest` pixels."""
+    image = Image.fromarray(frames[len(frames) // 2])
+    image.thumbnail((longest, longest))
+    with beside(path) as part:
+        image.save(part, format="WEBP", quality=85)
+
+
+def write_contact_sheet(
+    frames: Frames, path: Path, columns: int = 8, gap: int = 2, scale: int = 1
+) -> None:
+    """Write all frames as one PNG, left to right and top to bottom.
+
+    scale  whole-number enlargement without smoothing, for frames too small to look at
+    """
+    count, height, width, _ = frames.shape
+    columns = min(columns, count)
+    rows = ceil(count / columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 24, np.uint8)
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        top, left = gap + row * (height + gap), gap + column * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    with beside(path) as part:
+        Image.fromarray(np.kron(sheet, np.ones((scale, scale, 1), np.uint8))).save(part, "PNG")
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write readable JSON."""
+    with beside(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name in the same folder: renamed to `path` on success, removed on failure."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _configure(context: VideoCodecContext, frames: Frames, fps: int, name: str) -> None:
+    _, height, width, _ = frames.shape
+    context.width, context.height = width, height
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(fps)
+    context.time_base = Fraction(1, fps)
+    context.options = dict(ENCODERS.get(name, {}))
+    context.color_range = ColorRange.MPEG
+    context.colorspace = Colorspace.ITU709
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+
+
+def _encode(
+    frames: Frames,
+    path: Path,
+    fps: int,
+    provenance: Mapping[str, Any],
+    name: str,
+    on_frame: OnFrame,
+) -> None:
+    with (
+        beside(path) as part,
+        av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        container.metadata["comment"] = json.dumps(provenance, ensure_ascii=False)
+        stream = _open_stream(container, frames, fps, name)
+        for index, frame in enumerate(frames):
+            on_frame(index)
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            picture.pts, picture.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
+def _open_stream(
+    container: av.container.OutputContainer, frames: Frames, fps: int, name: str
+) -> VideoStream:
+    try:
+        stream = container.add_stream(name, rate=fps)
+        assert isinstance(stream, VideoStream)
+        _configure(stream.codec_context, frames, fps, name)
+        stream.time_base = Fraction(1, fps)
+        stream.codec_context.open()
+    except (av.FFmpegError, ValueError) as error:
+        raise EncoderUnavailable(f"the encoder {name!r} does not open: {error}") from error
+    return stream

@@ -1,0 +1,71 @@
+"""How one worker is deployed: which model it holds, where, and how patient it is.
+
+Limits of a model are in its card, architecture in its config; neither is here.
+"""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import structlog
+from pydantic import Field, ValidationError
+
+from worker.jobs.settings import JobSettings
+
+log = structlog.get_logger()
+
+MODELS_DIR = Path(__file__).parent.parent / "models"
+
+EXIT_BAD_SETTINGS = 2
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class WorkerSettings(JobSettings):
+    """Settings of `python -m worker`, read from `PRAXINO_…` when instantiated."""
+
+    model: str = "pocket"  # id of the one model this worker keeps loaded
+    weights_dir: Path | None = None  # folder of that model's weights; None: its package folder
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
+    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"
+    torch_threads: Annotated[int, Field(ge=0)] = 0  # 0 leaves the choice to torch
+    # "module:function", called as function(model, weights_dir, device, dtype) -> VideoModel
+    model_loader: str = "models.registry:load_model"
+    encoder: str = "auto"  # "auto" tries NVENC first; or "libx264", "h264_nvenc"
+
+    load_timeout_s: Seconds = 600.0  # loading the weights
+    cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
+    drain_s: Annotated[float, Field(ge=0)] = 25.0  # a running job may use this after SIGTERM
+    redis_patience_s: Seconds = 600.0  # how long a finished result waits for the queue server
+    worker_ttl_s: Annotated[int, Field(ge=16)] = 30  # a silent worker is forgotten after it
+    crash_limit: Annotated[int, Field(ge=1)] = 6  # child crashes in a row before giving up
+    max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
+    max_file_mb: Annotated[int, Field(ge=0)] = 0  # largest file the child may write; 0: no limit
+
+    @property
+    def resolved_weights_dir(self) -> Path:
+        """The folder the weights are read from."""
+        return self.weights_dir or MODELS_DIR / self.model
+
+
+class JanitorSettings(JobSettings):
+    """Settings of `python -m worker.janitor`, read from `PRAXINO_…` when instantiated."""
+
+    janitor_tick_s: Seconds = 2.0  # looking for leases that ran out
+    rescue_after_s: Seconds = 15.0  # a waiting job in no list for this long is put back
+    janitor_lock_s: Seconds = 10.0  # a dead janitor's successor waits this long
+    sweep_every_s: Seconds = 60.0  # files and indexes of what has expired
+
+
+Settings = TypeVar("Settings", bound=JobSettings)
+
+
+def read_settings(kind: type[Settings]) -> Settings | None:
+    """Read the environment, or say in the log which setting is wrong and return None."""
+    try:
+        return kind()
+    except ValidationError as error:
+        # Names and limits, not values: one of them is a password.
+        for item in error.errors(include_input=False, include_url=False):
+            name = ".".join(str(part) for part in item["loc"])
+            log.error("settings.refused", setting=f"PRAXINO_{name.upper()}", reason=item["msg"])
+        return None

@@ -1,0 +1,312 @@
+"""An RQ worker that keeps one inference child alive and never loads torch.
+
+RQ brings the queue entry, the worker's registration, its leases and its command channel; the job
+row decides whether anything runs and what became of it. `job.perform()` is never called.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import structlog
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job as Entry
+from rq.job import JobStatus
+from rq.worker import BaseWorker, WorkerStatus
+
+from worker.attempt import Attempt, Outcome
+from worker.clock import Clock, Pace
+from worker.desk import QueueDesk
+from worker.ending import Ending, end_attempt
+from worker.jobs import transport
+from worker.jobs.artifacts import artifact_prefix, open_store
+from worker.jobs.connection import web_client, worker_client
+from worker.jobs.contract import Job
+from worker.jobs.outcomes import Claim, WorkerInfo
+from worker.jobs.settings import DAY_S
+from worker.jobs.store import JobStore
+from worker.launcher import Child, Launcher
+from worker.messages import Run
+from worker.patience import OUTAGES, persist
+from worker.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+Value = TypeVar("Value")
+
+DEQUEUE_S = 1  # how long an idle worker may overlook a signal or the death of its child
+ANNOUNCE_EVERY_S = 5.0
+SECOND_SIGNAL_S = 1.0  # a terminal and a parent both pass one Ctrl+C on
+STATUS = {Ending.COMPLETED: JobStatus.FINISHED, Ending.FAILED: JobStatus.FAILED}
+
+
+class Stopped(Exception):
+    """The worker was told to leave while it waited."""
+
+
+class Supervisor(BaseWorker):
+    """One worker: one queue, one child. Must be used on the main thread."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        url = settings.redis_url.get_secret_value()
+        patient = worker_client(url)
+        self._impatient = web_client(url)
+        self._queue_name = transport.queue_name(settings.model)
+        device = settings.device.replace(":", "")
+        super().__init__(
+            [transport.JsonQueue(self._queue_name, connection=patient)],
+            name=f"{socket.gethostname()}-{device}-{uuid4().hex[:12]}",
+            connection=patient,
+            job_class=transport.JsonJob,
+            queue_class=transport.JsonQueue,
+            worker_ttl=settings.worker_ttl_s,
+            log_job_description=False,
+            prepare_for_work=False,  # it would ask the queue server, which may be away
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self.store = JobStore(patient, settings)
+        self._quick_store = JobStore(self._impatient, settings)
+        self._artifacts = open_store(settings)
+        self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
+        self._pace = Pace()
+        self._announcement = Clock(ANNOUNCE_EVERY_S, at_once=True)
+        self._attempt: Attempt | None = None
+        self._signals = 0
+        self._signalled_at = 0.0
+
+    # Life
+
+    def serve(self) -> None:
+        """Load the model, take jobs until told to stop, leave in order.
+
+        raises LoadFailed, CrashLoop; the last outage if the queue server stays away too long
+        """
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            self._launcher.ensure(self._stay_known)
+            self._persist(self._register, "register")
+            self._persist(self.subscribe, "subscribe")
+            log.info("worker.ready", worker=self.name, model=self.settings.model)
+            while not self._signals:
+                self._serve_one()
+        except Stopped:
+            pass
+        finally:
+            self._launcher.close()
+            self._leave()
+        log.info("worker.stopped", worker=self.name)
+
+    def _serve_one(self) -> None:
+        child = self._launcher.ensure(self._stay_known)
+        try:
+            if self._announcement.due():
+                self._announce("idle")
+                self.heartbeat()
+            taken = transport.JsonQueue.dequeue_any(self.queues, DEQUEUE_S, self.connection)
+        except DequeueTimeout:
+            return
+        except OUTAGES as error:
+            log.warning("queue.unreachable", action="dequeue", error=type(error).__name__)
+            time.sleep(DEQUEUE_S)
+            return
+        if taken is not None:
+            self._take(taken[0], child)
+
+    def _register(self) -> None:
+        with contextlib.suppress(ValueError):  # the name is ours alone: a repeat after a lost reply
+            self.register_birth()  # type: ignore[no-untyped-call]
+        self.set_state(WorkerStatus.IDLE)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(*OUTAGES):
+            self._quick_store.put_worker(self._info("draining"), ttl_s=0.001)
+            self.register_death()  # type: ignore[no-untyped-call]
+            self.unsubscribe()  # type: ignore[no-untyped-call]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._signals == 0 or now - self._signalled_at > SECOND_SIGNAL_S:
+            self._signals += 1
+        if self._signals == 1:
+            self._signalled_at = now
+        elif self._attempt is not None:
+            self._attempt.hurry()
+
+    def _must_leave(self, eta_s: float | None) -> bool:
+        if not self._signals:
+            return False
+        left_s = self.settings.drain_s - (time.monotonic() - self._signalled_at)
+        return eta_s is None or eta_s > left_s
+
+    # One job
+
+    def _take(self, entry: Entry, child: Child) -> None:
+        if not child.alive():
+            self._persist(lambda: self._put_back(entry), "put back")
+            return
+        execution = self._persist(lambda: self.prepare_execution(entry), "lease")
+        wip = transport.wip_key(self._queue_name)
+        claim = self._persist(
+            lambda: self.store.claim(entry.id, execution.id, self.name, wip), "claim"
+        )
+        if claim.job is None:
+            log.info("job.refused", job_id=entry.id, reason=claim.refused)
+            ended = claim.refused != "running"
+            self._persist(lambda: self._settle(entry, execution, None, ended), "settle")
+            return
+        log.info("job.claimed", job_id=entry.id, attempt=claim.attempt)
+        self._persist(lambda: self._begin(entry), "begin")
+        outcome = self._drive(child, entry, execution, claim, claim.job)
+        self._conclude(entry, execution, claim.job, outcome, claim.timeout_s)
+
+    def _drive(
+        self, child: Child, entry: Entry, execution: Execution, claim: Claim, job: Job
+    ) -> Outcome:
+        desk = QueueDesk(
+            self._quick_store,
+            job.id,
+            execution.id,
+            lambda: self._renew(entry, execution),
+            self._must_leave,
+        )
+        run = Run(
+            exec=execution.id,
+            job_id=job.id,
+            attempt=claim.attempt,
+            request=job.request,
+            artifact_prefix=artifact_prefix(job, execution.id),
+        )
+        self._attempt = Attempt(
+            child,
+            run,
+            desk,
+            self._pace,
+            claim.timeout_s,
+            self.settings.cancel_grace_s,
+            self.settings.lease_s / 4,
+        )
+        try:
+            self._announce("busy", job.id)
+            return self._attempt.drive()
+        finally:
+            self._attempt = None
+
+    def _conclude(
+        self, entry: Entry, execution: Execution, job: Job, outcome: Outcome, timeout_s: float
+    ) -> None:
+        ending = self._persist(
+            lambda: end_attempt(self.store, job, execution.id, outcome, timeout_s), "publish"
+        )
+        log.info("job.ended", job_id=job.id, verdict=outcome.verdict, ending=ending)
+        if ending is not Ending.COMPLETED:
+            self._artifacts.delete_prefix(artifact_prefix(job, execution.id))
+        if self._launcher.has_child():
+            self._launcher.went_well()
+        status = STATUS.get(ending)
+        self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
+        if ending is Ending.REQUEUED:
+            self._persist(lambda: self.store.rescue(job.id, self._queue_name), "requeue")
+        self._announce("draining" if self._signals else "idle")
+
+    # The queue entry and the lease
+
+    def _put_back(self, entry: Entry) -> None:
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
+            pipeline.lrem(transport.queue_key(self._queue_name), 0, entry.id)
+            pipeline.lpush(transport.queue_key(self._queue_name), entry.id)
+            pipeline.execute()
+
+    def _begin(self, entry: Entry) -> None:
+        with self.connection.pipeline() as pipeline:
+            entry.prepare_for_execution(self.name, pipeline=pipeline)
+            pipeline.persist(entry.key)
+            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
+            pipeline.execute()
+
+    def _renew(self, entry: Entry, execution: Execution) -> bool:
+        """Renew lease and registration; false if the lease was taken away."""
+        with self._impatient.pipeline() as pipeline:
+            ttl = self.get_heartbeat_ttl(entry)
+            execution.heartbeat(entry.started_job_registry, ttl, pipeline=pipeline)
+            self.heartbeat(pipeline=pipeline)
+            pipeline.zscore(transport.wip_key(self._queue_name), execution.composite_key)
+            held = pipeline.execute()[-1] is not None
+        if self._announcement.due():
+            self._announce("draining" if self._signals else "busy", entry.id)
+        return held
+
+    def _settle(
+        self, entry: Entry, execution: Execution, status: JobStatus | None, ended: bool
+    ) -> None:
+        """Give the lease up; an ended job's entry gets its status and expires."""
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(entry, pipeline=pipeline, execution=execution)
+            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
+            if status is not None:
+                entry.set_status(status, pipeline=pipeline)
+            if ended:
+                pipeline.expire(entry.key, DAY_S)
+            self.set_state(WorkerStatus.IDLE, pipeline=pipeline)
+            pipeline.execute()
+
+    # What RQ calls
+
+    def get_heartbeat_ttl(self, job: Entry, working_time: float = 0.0) -> int:
+        """A lease, not RQ's minute and more."""
+        return math.ceil(self.settings.lease_s)
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """RQ's stop command, on its thread: a soft cancel, so that the model stays loaded."""
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.request_cancel()
+
+    def handle_payload(self, message: Any) -> None:
+        """A command from the channel; nonsense must not end the thread that listens."""
+        try:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("command.refused", error=type(error).__name__)
+
+    # Being known
+
+    def _stay_known(self) -> None:
+        if self._signals:
+            raise Stopped
+        if self._announcement.due():
+            self._announce("starting")
+
+    def _announce(self, state: str, job_id: str | None = None) -> None:
+        with contextlib.suppress(*OUTAGES):
+            self._quick_store.put_worker(self._info(state, job_id), self.settings.worker_ttl_s)
+
+    def _info(self, state: str, job_id: str | None = None) -> WorkerInfo:
+        ready = self._launcher.ready
+        return WorkerInfo(
+            name=self.name,
+            model=self.settings.model,
+            state=state,
+            pid=os.getpid(),
+            job_id=job_id,
+            loads=self._launcher.loads,
+            weights_sha256=ready.weights_sha256 if ready else "",
+            seconds_per_step=self._pace.seconds_per_step,
+            load_s=ready.load_s if ready else None,
+        )
+
+    def _persist(self, action: Callable[[], Value], what: str) -> Value:
+        return persist(action, what, self.settings.redis_patience_s, self._out_of_time)
+
+    def _out_of_time(self) -> bool:
+        return self._signals > 1 or self._must_leave(0.0)
