@@ -64,7 +64,7 @@ def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note)
         note(f"{rounds} jobs in turn with the bare model")
         pairs = [time_pair(client, bare, seed) for seed in range(rounds + 1)][1:]
         note(f"{cancels} cancels while denoising")
-        step_s = bare.time(request_of(_finished(client, most_steps(client), 0), client))
+        step_s = bare.time(request_of(_finished(client, most_steps(client), 0)))
         waits = [time_cancel(client, seed) for seed in range(cancels)]
     overheads = [job_s - bare_s for job_s, bare_s in pairs]
     return {
@@ -156,7 +156,7 @@ def time_pair(client: Client, bare: BareModel, seed: int) -> tuple[float, float]
     began = time.perf_counter()
     video = _finished(client, None, seed)
     job_s = time.perf_counter() - began
-    return job_s, bare.time(request_of(video, client))["seconds"]
+    return job_s, bare.time(request_of(video))["seconds"]
 
 
 def _finished(client: Client, steps: int | None, seed: int) -> Video:
@@ -187,12 +187,12 @@ def most_steps(client: Client) -> int:
     return int(client.models()[0]["steps"]["maximum"])
 
 
-def request_of(video: Video, client: Client) -> VideoRequest:
+def request_of(video: Video) -> VideoRequest:
     """The request behind a finished job, as the model gets it."""
     width, height = video["size"].split("x")
     return VideoRequest(
         model=video["model"],
-        task_type="text",
+        task_type=video["task_type"],
         prompt=video["prompt"],
         width=int(width),
         height=int(height),
@@ -201,7 +201,7 @@ def request_of(video: Video, client: Client) -> VideoRequest:
         seed=video["seed"],
         num_inference_steps=video["num_inference_steps"],
         guidance_scale=video["guidance_scale"],
-        sampler=client.models()[0]["samplers"][0],
+        sampler=video["sampler"],
     )
 
 

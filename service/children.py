@@ -53,6 +53,7 @@ class Child:
     def __init__(self, command: Command) -> None:
         self.command = command
         self.deaths = 0  # early deaths in a row
+        self.exit_code: int | None = None  # of the last death; negative: the signal
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._due_at = 0.0
@@ -92,6 +93,7 @@ class Child:
         self.deaths = 1 if lived_s >= STEADY_S else self.deaths + 1
         self._due_at = now + backoff_s(self.deaths)
         self._process = None
+        self.exit_code = code
         log.warning(
             "child.died",
             child=self.command.name,

@@ -86,8 +86,12 @@ def api(
     configure_logging()
     with plain_errors():
         settings = ServiceSettings()
+        try:
+            application = create_app(settings)
+        except ValueError as error:
+            raise StartError(str(error)) from error
         config = uvicorn.Config(
-            create_app(settings),
+            application,
             log_config=None,
             access_log=False,
             server_header=False,

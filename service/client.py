@@ -42,7 +42,9 @@ class Video(TypedDict, total=False):
     num_frames: int
     num_inference_steps: int
     guidance_scale: float
+    sampler: str
     fps: int
+    task_type: str
 
 
 class ServiceError(Exception):

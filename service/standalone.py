@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.1
 QUEUE_START_S = 30.0  # a large append-only file takes a while to load
 EARLY_DEATHS = 3  # of one child, before the service was ever ready: the start has failed
+FINAL_CODES = (2, 3)  # bad settings, model does not load: another start would end the same
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def _watch(
 
 def _refuse_hopeless(children: list[Child]) -> None:
     for child in children:
-        if child.deaths >= EARLY_DEATHS:
+        if child.deaths >= EARLY_DEATHS or (child.deaths and child.exit_code in FINAL_CODES):
             raise StartError(
-                f"{child.command.name} ended {child.deaths} times while starting; "
+                f"{child.command.name} ended with status {child.exit_code} while starting; "
                 "its own message stands above"
             )
 
