@@ -13,9 +13,10 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from service.settings import ServiceSettings
-from worker.settings import WorkerSettings
+from worker.settings import JanitorSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
+SETTINGS: tuple[type[BaseSettings], ...] = (ServiceSettings, WorkerSettings, JanitorSettings)
 PACKAGES = ("service", "worker", "models")
 SOURCES = sorted(
     path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
@@ -133,7 +134,7 @@ def example() -> dict[str, str]:
     return {name: value.strip() for name, mark, value in pairs if mark}
 
 
-@pytest.mark.parametrize("settings", [ServiceSettings, WorkerSettings])
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_the_example_names_every_setting_and_its_default(settings: type[BaseSettings]) -> None:
     listed = example()
     for name, field in settings.model_fields.items():
@@ -155,15 +156,17 @@ def as_setting(value: Any) -> str | float:
 
 
 def test_the_example_names_no_setting_that_is_gone() -> None:
-    known = {
-        f"PRAXINO_{name.upper()}"
-        for settings in (ServiceSettings, WorkerSettings)
-        for name in settings.model_fields
-    }
+    known = {f"PRAXINO_{name.upper()}" for settings in SETTINGS for name in settings.model_fields}
     cli = (ROOT / "service/cli.py").read_text(encoding="utf-8")
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     known |= set(re.findall(r'envvar="(\w+)"', cli)) | set(re.findall(r"\$\{(\w+)", compose))
     assert set(example()) <= known
+
+
+def test_every_settings_class_is_checked() -> None:
+    pattern = re.compile(r"^class (\w+Settings)\(", re.MULTILINE)
+    found = {name for path in SOURCES for name in pattern.findall((ROOT / path).read_text("utf-8"))}
+    assert found == {settings.__name__ for settings in SETTINGS} | {"JobSettings"}
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -18,7 +18,9 @@ Positive = Annotated[float, Field(gt=0)]
 class JobSettings(BaseSettings):
     """Where jobs and their files live, and how many, how long and how often they may run."""
 
-    model_config = SettingsConfigDict(env_prefix="PRAXINO_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PRAXINO_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     redis_url: SecretStr  # redis://, rediss:// or unix://; may hold a password
     data_dir: Path = Path("data")  # results live in its folder `artifacts`
