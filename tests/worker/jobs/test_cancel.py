@@ -83,7 +83,7 @@ def test_a_deleted_job_is_gone_and_may_be_deleted_again(bench, result, state):
         bench.store.delete(job.id, "studio")
     for read in (bench.store.get, bench.store.cancel, bench.store.events.read):
         with pytest.raises(JobNotFound):
-            read(job.id, **({"tenant": "studio"}))
+            read(job.id, tenant="studio")
     assert not bench.store.list("studio", after=None, limit=9, descending=True).jobs
     assert b"heron" not in b"".join(bench.redis.hgetall(keys.job(job.id)).values())
     assert 0 < bench.redis.ttl(keys.job(job.id)) <= 24 * 3600

@@ -1,0 +1,150 @@
+"""Clients resend a command whose reply was lost: every script twice equals once."""
+
+import pytest
+
+from worker.jobs import keys, transport
+from worker.jobs.scripts import NAMES, Scripts
+
+from .conftest import QUEUE, WIP
+
+LISTS = transport.queue_key(QUEUE), transport.intermediate_key(QUEUE), WIP
+ERROR = '{"code":"timeout","message":"too long"}'
+
+
+def admit(bench):
+    calls = []
+    scripts = bench.store._scripts
+    original = scripts.call
+    scripts.call = lambda *args: calls.append(args) or original(*args)
+    bench.submit(idempotency_key="k")
+    scripts.call = original
+    return calls[0][1:]
+
+
+def claim(bench):
+    job = bench.submit()
+    bench.lease(job.id, "e1")
+    return job.id, "e1", "worker-1", WIP
+
+
+def take_over(bench):
+    job, exec = bench.running()
+    bench.lease(job.id, exec, -1)
+    return job.id, "e2", "worker-1", WIP
+
+
+def claim_expired(bench):
+    return bench.submit(queue_deadline_s=1e-6).id, "e1", "worker-1", WIP
+
+
+def publish_result(bench):
+    return *running(bench), "completed", "result", "{}"
+
+
+def publish_error(bench):
+    return *running(bench), "failed", "error", ERROR
+
+
+def requeue(bench):
+    return *running(bench), "child died", 1
+
+
+def requeue_last(bench):
+    job_id, exec = running(bench)
+    bench.redis.hset(keys.job(job_id), "retries_left", 0)
+    return job_id, exec, "child died", 1
+
+
+def running(bench):
+    job, exec = bench.running()
+    return job.id, exec
+
+
+def cancel_queued(bench):
+    job = bench.submit()
+    return job.id, "studio", 0, transport.entry_key(job.id)
+
+
+def cancel_running(bench):
+    job, _ = bench.running()
+    return job.id, "studio", 0, transport.entry_key(job.id)
+
+
+def delete_queued(bench):
+    job = bench.submit()
+    return job.id, "studio", 1, transport.entry_key(job.id)
+
+
+def delete_running(bench):
+    job, _ = bench.running()
+    return job.id, "studio", 1, transport.entry_key(job.id)
+
+
+def reap(bench):
+    job, exec = bench.running()
+    bench.lease(job.id, exec, -1)
+    return job.id, exec, WIP
+
+
+def rescue(bench):
+    job = bench.submit()
+    transport.JsonQueue.dequeue_any([bench.queue()], None, bench.redis)
+    return job.id, *LISTS
+
+
+def expire(bench):
+    job = bench.submit(queue_deadline_s=1e-6)
+    return job.id, 0, transport.entry_key(job.id)
+
+
+def page(bench):
+    return "studio", bench.submit().id, 9, 1
+
+
+CASES = {
+    "admit": [admit],
+    "claim": [claim, take_over, claim_expired],
+    "publish": [publish_result, publish_error],
+    "requeue": [requeue, requeue_last],
+    "cancel": [cancel_queued, cancel_running, delete_queued, delete_running],
+    "reap": [reap],
+    "rescue": [rescue],
+    "expire": [expire],
+    "page": [page],
+}
+PAIRS = [(name, setup) for name, setups in CASES.items() for setup in setups]
+
+
+def test_every_script_is_repeated_here():
+    # A repeated report writes one more event of the same progress; see the next test.
+    assert set(CASES) | {"report"} == set(NAMES)
+
+
+@pytest.mark.parametrize(("name", "setup"), PAIRS, ids=[setup.__name__ for _, setup in PAIRS])
+def test_a_script_repeated_equals_once(bench, name, setup):
+    args = setup(bench)
+    scripts = Scripts(bench.redis)
+    before = bench.rows()
+    first = scripts.call(name, *args)
+    once = bench.rows()
+    assert once != before or name in ("admit", "page"), "the script under test did nothing"
+    second = scripts.call(name, *args)
+    assert bench.rows() == once
+    if name in ("admit", "publish", "requeue", "page"):
+        assert second == first
+
+
+def test_an_admission_repeated_answers_as_the_first(bench):
+    args = admit(bench)
+    assert Scripts(bench.redis).call("admit", *args) == ["created", args[0]]
+    assert bench.store.depth() == 1
+
+
+def test_a_report_repeated_only_repeats_its_event(bench):
+    job_id, exec = running(bench)
+    scripts = Scripts(bench.redis)
+    jobs = []
+    for _ in range(2):
+        assert scripts.call("report", job_id, exec, "denoising", 3, 10, "", 40) == "owned"
+        jobs.append(bench.store.get(job_id))
+    assert jobs[0] == jobs[1]

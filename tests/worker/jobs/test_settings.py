@@ -1,0 +1,43 @@
+"""Settings come from the environment when asked, never on import, and hide their secrets."""
+
+import pytest
+from pydantic import ValidationError
+
+from worker.jobs.connection import web_client, worker_client
+from worker.jobs.settings import JobSettings
+
+
+def test_settings_are_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("PRAXINO_REDIS_URL", "redis://:secret@127.0.0.1:6379/0")
+    monkeypatch.setenv("PRAXINO_MAX_QUEUE_DEPTH", "7")
+    settings = JobSettings()
+    assert settings.max_queue_depth == 7
+    assert "secret" not in repr(settings)
+
+
+def test_a_queue_server_must_be_named(monkeypatch):
+    monkeypatch.delenv("PRAXINO_REDIS_URL", raising=False)
+    with pytest.raises(ValidationError, match="redis_url"):
+        JobSettings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("redis_url", "http://127.0.0.1"),
+        ("max_queue_depth", 0),
+        ("max_attempts", 0),
+        ("lease_s", 0),
+        ("job_timeout_s", -1),
+    ],
+)
+def test_impossible_settings_are_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        JobSettings(**{"redis_url": "redis://127.0.0.1", name: value})
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere.sock", "rediss://h:1"])
+def test_clients_are_made_without_connecting(url):
+    for make in (web_client, worker_client):
+        with make(url) as client:
+            assert client.get_encoder().decode_responses is False
