@@ -52,6 +52,10 @@ class Valkey:
         assert self._process is not None
         return self._process.pid
 
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start and wait until it answers."""
         options = {
@@ -114,7 +118,7 @@ def valkey_server() -> Iterator[Valkey]:
 @pytest.fixture
 def valkey(valkey_server: Valkey) -> Valkey:
     """A running, empty server: `.url`, `.stop()`, `.start()`, `.kill()`; back up afterwards."""
-    if valkey_server._process is None or valkey_server._process.poll() is not None:
+    if not valkey_server.is_running():
         valkey_server.start()
     with Redis.from_url(valkey_server.url) as redis:
         redis.flushall()

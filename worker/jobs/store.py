@@ -5,11 +5,14 @@ The row is the truth and the queue only transport. Whoever runs a job holds an a
 """
 
 import hashlib
+from contextlib import suppress
 from typing import cast
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.jobs import keys, row, transport
 from worker.jobs.contract import Job, JobError, JobResult, Progress, Status
@@ -251,7 +254,9 @@ class JobStore:
         if outcome == "missing":
             raise JobNotFound(job_id)
         if outcome == CancelOutcome.FLAGGED:
-            transport.send_stop(self.redis, job_id)
+            # The flag is durable and the worker reads it every second: this only saves the second.
+            with suppress(RedisConnectionError, RedisTimeoutError):
+                transport.send_stop(self.redis, job_id)
         return CancelOutcome(outcome)
 
     def _publish(self, job_id: str, exec: str, status: Status, field: str, payload: str) -> bool:

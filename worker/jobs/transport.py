@@ -25,6 +25,8 @@ from worker.jobs.settings import DAY_S
 
 TASK = "worker.jobs.transport.run_by_supervisor"
 POLL_S = 0.1
+# What RQ raises over an entry with nonsense in it, which must not stop a worker.
+NONSENSE = (ValueError, TypeError, AttributeError, AssertionError)
 QUEUES = Queue.redis_queues_keys  # set of all queue lists
 
 
@@ -41,9 +43,11 @@ class JsonJob(Job):
 
     def restore(self, raw_data: Mapping[Any, Any]) -> None:
         fields = {_text(name): value for name, value in raw_data.items()}
-        for name in FOREIGN_FIELDS:
-            fields.pop(name, None)
-        super().restore({name.encode(): value for name, value in fields.items()} | self._call())
+        kept = {name.encode(): fields[name] for name in KEPT if name in fields}
+        try:
+            super().restore(kept | self._call())
+        except NONSENSE:
+            super().restore(self._call())
 
     def _call(self) -> dict[bytes, bytes]:
         call = json.dumps([TASK, None, [self.id], {}]).encode()
@@ -57,21 +61,22 @@ class JsonJob(Job):
         run_by_supervisor(self.id)
 
 
-# Fields by which an entry could make its reader import, unpickle or call something.
-FOREIGN_FIELDS = (
-    "success_callback_name",
-    "failure_callback_name",
-    "stopped_callback_name",
-    "webhooks",
-    "meta",
-    "result",
-    "dependency_id",
-    "dependency_ids",
-    "repeats_left",
-    "repeat_intervals",
-    "retry_intervals",
-    "rate_limit_key",
-    "rate_limit_concurrency",
+# All that is read of an entry. No other field is looked at, so none can make its reader import,
+# unpickle, call or wait for something.
+KEPT = (
+    "status",
+    "origin",
+    "description",
+    "worker_name",
+    "timeout",
+    "result_ttl",
+    "failure_ttl",
+    "retries_left",
+    "created_at",
+    "enqueued_at",
+    "started_at",
+    "ended_at",
+    "last_heartbeat",
 )
 
 

@@ -136,9 +136,10 @@ def test_a_report_shows_stage_step_and_eta(bench):
 @pytest.mark.parametrize("exec", ["", "zombie"])
 def test_a_foreign_token_changes_nothing(bench, result, exec):
     running, _ = bench.running()
-    waiting = bench.submit()
+    waiting, (given_back, token) = bench.submit(), bench.running()
+    bench.store.requeue(given_back.id, token, "drain", counts=False)
     before = bench.rows()
-    for job_id in (running.id, waiting.id, "video_" + "0" * 32):
+    for job_id in (running.id, waiting.id, given_back.id, "video_" + "0" * 32):
         assert not bench.store.report(job_id, exec, report(1))
         assert not bench.store.complete(job_id, exec, result)
         assert not bench.store.fail(job_id, exec, TIMEOUT)

@@ -160,6 +160,28 @@ def test_an_impossible_id_is_thrown_away(bench):
     assert bench.redis.lrange(transport.intermediate_key(QUEUE), 0, -1) == [job.id.encode()]
 
 
+NONSENSE = {
+    "timeout": "soon",
+    "status": "asleep",
+    "created_at": "yesterday",
+    "retries_left": "many",
+    "meta": "{",
+    "dependency_ids": "[",
+    "retry_intervals": "nonsense",
+    "repeats_left": "x",
+    "data": b"\xff",
+}
+
+
+@pytest.mark.parametrize("field", NONSENSE)
+def test_a_nonsense_entry_stops_no_worker(bench, field):
+    job = bench.submit()
+    bench.redis.hset(transport.entry_key(job.id), field, NONSENSE[field])
+    entry, _ = JsonQueue.dequeue_any([bench.queue()], None, bench.redis)
+    assert (entry.id, entry.func_name) == (job.id, transport.TASK)
+    assert bench.claim(job.id, "e1").attempt == 1
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_dequeued_id_is_kept_until_it_is_claimed(bench, count):
     job = bench.submit()
