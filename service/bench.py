@@ -184,7 +184,7 @@ def time_cancel(client: Client, seed: int) -> float:
 
 def most_steps(client: Client) -> int:
     """The largest number of denoising steps that the first model allows."""
-    return int(client.models()[0]["steps"]["maximum"])
+    return int(client.models()[0]["num_inference_steps"]["maximum"])
 
 
 def request_of(video: Video) -> VideoRequest:

@@ -186,16 +186,17 @@ def cancel(
 def models(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
     """List the models on offer with their limits."""
     with plain_errors(), Client(url, api_key) as client:
-        table = Table("id", "tasks", "sizes", "frames", "fps", "licence", box=None)
+        table = Table("id", "state", "tasks", "sizes", "frames", "fps", "licence", box=None)
         for card in client.models():
-            frames = card.get("frames", {})
+            frames = card["num_frames"]
             table.add_row(
                 card["id"],
-                ", ".join(card.get("tasks", [])),
-                ", ".join(card.get("sizes", [])),
-                f"{frames.get('minimum', '')}-{frames.get('maximum', '')}",
-                ", ".join(str(fps) for fps in card.get("fps", [])),
-                card.get("licence", ""),
+                "ready" if card["ready"] else "no worker",
+                ", ".join(card["task_types"]),
+                ", ".join(card["sizes"]),
+                f"{frames['minimum']}-{frames['maximum']}",
+                ", ".join(str(fps) for fps in card["fps"]),
+                card["licence"],
             )
         Console().print(table)
 

@@ -8,7 +8,7 @@ import av
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.client import Client, Video
 
@@ -45,7 +45,16 @@ def describe(video: Video) -> str:
 
 def table_of_jobs(videos: Sequence[Video]) -> Table:
     """One row a job, newest first; the prompt is shortened by the terminal's width."""
-    table = Table("id", "status", "%", "model", "size", "s", "prompt", box=None)
+    table = Table(
+        Column("id", no_wrap=True, min_width=38),
+        "status",
+        "%",
+        "model",
+        "size",
+        "s",
+        "prompt",
+        box=None,
+    )
     for video in videos:
         row = (video.get(name, "") for name in ("model", "size", "seconds"))
         status = video["status"]
