@@ -4,20 +4,19 @@ from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 
 from service.deps import Tenant, Wired
 from service.errors import NotFound, show
 from service.schema import refusals
 from service.tasks import offered
-from service.wire import PREFIX
+from service.wire import PREFIX, Shape
 from worker.jobs.catalog import ModelCard, Span
-from worker.jobs.store import WorkerInfo
+from worker.jobs.outcomes import WorkerInfo
 
 router = APIRouter(tags=["models"])
 
 
-class Model(BaseModel):
+class Model(Shape):
     """OpenAI's Model object."""
 
     id: str
@@ -26,14 +25,14 @@ class Model(BaseModel):
     owned_by: str
 
 
-class ModelList(BaseModel):
+class ModelList(Shape):
     """Every model of this server."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-class Range(BaseModel):
+class Range(Shape):
     """A closed range and what is taken if nothing is asked."""
 
     minimum: float
@@ -41,7 +40,7 @@ class Range(BaseModel):
     default: float
 
 
-class FrameLimits(BaseModel):
+class FrameLimits(Shape):
     """Legal frame counts: `offset` + a multiple of `step`, within the two ends."""
 
     offset: int
@@ -72,7 +71,7 @@ class VideoModel(Model):
     workers: int
 
 
-class VideoModelList(BaseModel):
+class VideoModelList(Shape):
     """Every model of this server, in full."""
 
     object: Literal["list"] = "list"

@@ -2,6 +2,7 @@
 
 import re
 import time
+import traceback
 from uuid import uuid4
 
 import structlog
@@ -33,11 +34,16 @@ class Envelope:
         try:
             await self.app(scope, receive, call.send)
         except Exception as error:
-            log.exception("http.failed", request_id=call.request_id, method=scope["method"])
+            log.error("http.failed", request_id=call.request_id, traceback=trace(error))
             if call.status:
                 raise  # half an answer is out; only a broken connection tells so
             response = await answer_error(Request(scope), error)
             await response(scope, receive, call.send)
+
+
+def trace(error: Exception) -> str:
+    """The traceback as plain text: renderers that show local variables would show prompts."""
+    return "".join(traceback.format_exception(error))
 
 
 class Call:

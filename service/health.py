@@ -5,23 +5,23 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
 
 from service.capabilities import is_up
 from service.deps import Wired
 from service.errors import NotReady
 from service.schema import binary, refusals
+from service.wire import Shape
 
 router = APIRouter(tags=["operations"])
 
 
-class Alive(BaseModel):
+class Alive(Shape):
     """The process answers; says nothing about anything else."""
 
     status: Literal["ok"] = "ok"
 
 
-class Ready(BaseModel):
+class Ready(Shape):
     """Jobs can be taken and run now."""
 
     status: Literal["ready"] = "ready"

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.auth import read_key
 from worker.jobs.settings import JobSettings
@@ -13,6 +13,8 @@ MIB = 1 << 20
 
 class ServiceSettings(JobSettings):
     """The counter's settings and the web side's own."""
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)  # inputs may be keys
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -30,11 +32,7 @@ class ServiceSettings(JobSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split(cls, keys: object) -> object:
-        return (
-            [key for key in keys.replace(",", " ").split() if key]
-            if isinstance(keys, str)
-            else keys
-        )
+        return keys.replace(",", " ").split() if isinstance(keys, str) else keys
 
     @field_validator("api_keys")
     @classmethod

@@ -27,7 +27,7 @@ from service.wire import (
 )
 from worker.jobs.artifacts import job_prefix
 from worker.jobs.contract import Job, Status
-from worker.jobs.store import CancelOutcome, JobNotFound, Submission
+from worker.jobs.outcomes import CancelOutcome, JobNotFound, Submission
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["videos"])

@@ -7,21 +7,27 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from worker.jobs.contract import TERMINAL, Job, Status
 
 PREFIX = "/v1/videos"
 
 
-class VideoError(BaseModel):
+class Shape(BaseModel):
+    """Base of every answer: what has a default is always sent, and documented so."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class VideoError(Shape):
     """Why a video failed."""
 
     code: str
     message: str
 
 
-class VideoMetrics(BaseModel):
+class VideoMetrics(Shape):
     """What a finished video took."""
 
     queue_wait_s: float | None
@@ -29,7 +35,7 @@ class VideoMetrics(BaseModel):
     peak_memory_mb: float | None
 
 
-class Video(BaseModel):
+class Video(Shape):
     """OpenAI's 13 keys, always present, then ours. Times are Unix seconds."""
 
     id: str
@@ -69,7 +75,7 @@ class Video(BaseModel):
     content_sha256: str | None
 
 
-class VideoPage(BaseModel):
+class VideoPage(Shape):
     """A slice of a tenant's videos; ask `after=<last_id>` while `has_more`."""
 
     object: Literal["list"] = "list"
@@ -79,7 +85,7 @@ class VideoPage(BaseModel):
     has_more: bool
 
 
-class DeletedVideo(BaseModel):
+class DeletedVideo(Shape):
     """The receipt of a deletion."""
 
     id: str
