@@ -30,7 +30,7 @@ def show_demo(prompt: str, folder: Path, console: Console) -> None:
     write_contact_sheet(film, sheet)
     console.print(f"{video.get('seconds')} s of film, made in {elapsed:.1f} s:")
     console.print(f"  {film}  the film\n  {sheet}  all its frames")
-    console.print(_next_steps())
+    console.print(_next_steps(), soft_wrap=True)
 
 
 def _next_steps() -> str:
