@@ -13,12 +13,12 @@ WORKER_TIMEOUT_S = 60.0
 
 
 def web_client(url: str) -> Redis:
-    """A client that gives up within about three seconds, so that a request thread never hangs."""
+    """A client that gives up within about four seconds, so that a request thread never hangs."""
     return Redis.from_url(
         url,
         socket_timeout=WEB_TIMEOUT_S,
         socket_connect_timeout=WEB_TIMEOUT_S,
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 2),
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
         health_check_interval=15,
     )
 

@@ -25,7 +25,6 @@ from worker.jobs.outcomes import (
     JobNotFound,
     Page,
     QueueFull,
-    StoreError,
     Submission,
     TenantFull,
     WorkerInfo,
@@ -33,21 +32,6 @@ from worker.jobs.outcomes import (
 from worker.jobs.roster import Roster
 from worker.jobs.scripts import Scripts
 from worker.jobs.settings import JobSettings
-
-__all__ = [
-    "Admission",
-    "CancelOutcome",
-    "Claim",
-    "IdempotencyConflict",
-    "JobNotFound",
-    "JobStore",
-    "Page",
-    "QueueFull",
-    "StoreError",
-    "Submission",
-    "TenantFull",
-    "WorkerInfo",
-]
 
 CHUNK = 100  # rows read at once while listing
 

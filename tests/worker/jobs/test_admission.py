@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from worker.jobs import keys, transport
-from worker.jobs.connection import web_client
+from worker.jobs.connection import worker_client
 from worker.jobs.contract import Stage, Status
 from worker.jobs.outcomes import (
     IdempotencyConflict,
@@ -168,7 +168,7 @@ def test_another_tenants_job_is_not_found(store, make_submission):
 
 
 def test_acknowledged_jobs_survive_a_killed_server(valkey, job_settings, make_submission):
-    with web_client(valkey.url) as redis:
+    with worker_client(valkey.url) as redis:
         store = JobStore(redis, job_settings.model_copy(update={"max_active_per_tenant": 500}))
         acknowledged = []
         for _ in range(200):

