@@ -94,7 +94,6 @@ def main(fd: int, config: ChildConfig) -> int:
     try:
         model = load_model(config)
         store = open_results(config.data_dir)
-        config.scratch_dir.mkdir(parents=True, exist_ok=True)
     except Exception as error:
         log.error("child.load_failed", model=config.model, exc_info=error)
         channel.send(load_failure(config, error))

@@ -152,6 +152,7 @@ def _make(
     reset_peak_memory()
     frames = model.generate(read_task(run.request), watch.step)
     watch.enter(Stage.POST_PROCESSING)
+    scratch_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch_dir) as folder:
         video, thumbnail = Path(folder) / VIDEO, Path(folder) / THUMBNAIL
         provenance = read_provenance(run, model)

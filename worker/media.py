@@ -92,14 +92,22 @@ def opening_encoder(frames: Frames, fps: int) -> str:
     """The first encoder that opens for this size: without a GPU, NVENC fails only there."""
     for name in ENCODERS:
         try:
-            context = CodecContext.create(name, "w")
-            assert isinstance(context, VideoCodecContext)
-            _configure(context, frames, fps, name)
-            context.open()
-        except (av.FFmpegError, ValueError):
+            try_encoder(name, frames, fps)
+        except EncoderUnavailable:
             continue
         return name
     raise EncoderUnavailable("no H.264 encoder opens on this machine")
+
+
+def try_encoder(name: str, frames: Frames, fps: int) -> None:
+    """Open an encoder for frames of this size and let it go; raises EncoderUnavailable."""
+    try:
+        context = CodecContext.create(name, "w")
+        assert isinstance(context, VideoCodecContext)
+        _configure(context, frames, fps, name)
+        context.open()
+    except (av.FFmpegError, ValueError) as error:
+        raise EncoderUnavailable(f"the encoder {name!r} does not open: {error}") from error
 
 
 def write_thumbnail(frames: Frames, path: Path, longest: int = 512) -> None:
@@ -168,9 +176,11 @@ def _encode(
     name: str,
     on_frame: OnFrame,
 ) -> None:
+    # A movie clock in whole frames: by default it counts milliseconds and rounds the length.
+    options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     with (
         beside(path) as part,
-        av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        av.open(str(part), "w", format="mp4", options=options) as container,
     ):
         container.metadata["comment"] = json.dumps(provenance, ensure_ascii=False)
         stream = _open_stream(container, frames, fps, name)

@@ -96,6 +96,7 @@ class Supervisor(BaseWorker):
             self._launcher.ensure(self._stay_known)
             self._persist(self._register, "register")
             self._persist(self.subscribe, "subscribe")
+            self._announce("idle")
             log.info("worker.ready", worker=self.name, model=self.settings.model)
             while not self._signals:
                 self._serve_one()
@@ -107,9 +108,10 @@ class Supervisor(BaseWorker):
         log.info("worker.stopped", worker=self.name)
 
     def _serve_one(self) -> None:
+        loads = self._launcher.loads
         child = self._launcher.ensure(self._stay_known)
         try:
-            if self._announcement.due():
+            if self._announcement.due() or self._launcher.loads > loads:
                 self._announce("idle")
                 self.heartbeat()
             taken = transport.JsonQueue.dequeue_any(self.queues, DEQUEUE_S, self.connection)

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.conftest import Valkey
 from tests.worker.shapes import write_weights
 from worker.jobs.artifacts import open_store
-from worker.jobs.contract import TERMINAL, Job, Stage
+from worker.jobs.connection import web_client
+from worker.jobs.contract import TERMINAL, Job, Stage, VideoRequest
 from worker.jobs.outcomes import Submission, WorkerInfo
 from worker.jobs.settings import JobSettings
 from worker.jobs.store import JobStore
@@ -78,19 +80,12 @@ def is_running(pid: int) -> bool:
 class Studio:
     """Everything of one test: the store, and processes that work on it."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        settings: JobSettings,
-        make_submission: Callable[..., Submission],
-        folder: Path,
-    ) -> None:
+    def __init__(self, store: JobStore, settings: JobSettings, folder: Path) -> None:
         self.store = store
         self.settings = settings
         self.artifacts = open_store(settings)
         self.weights = folder / "weights"
         write_weights(self.weights)
-        self._make_submission = make_submission
         self._folder = folder
         self._processes: list[Process] = []
 
@@ -129,7 +124,7 @@ class Studio:
 
     def submit(self, prompt: str = "a square", **fields: Any) -> str:
         """Admit a job; its id."""
-        return self.store.submit(self._make_submission(prompt=prompt, **fields)).job.id
+        return self.store.submit(read_submission({"prompt": prompt} | fields)).job.id
 
     def job(self, job_id: str) -> Job:
         return self.store.get(job_id)
@@ -149,24 +144,59 @@ class Studio:
         until(begun, what=f"denoising of {job_id}")
         return self.job(job_id)
 
-    def videos(self) -> list[Path]:
-        """Every stored film, published or not."""
-        return sorted((self.settings.data_dir / "artifacts").glob("**/*.mp4"))
+    def videos(self, job_id: str = "*") -> list[Path]:
+        """Every stored film of a job or all, published or not."""
+        return sorted((self.settings.data_dir / "artifacts").glob(f"*/{job_id}/**/*.mp4"))
 
     def close(self) -> None:
         for process in self._processes:
             process.end()
 
 
+REQUEST: dict[str, Any] = {
+    "model": "pocket",
+    "task_type": "text",
+    "width": 64,
+    "height": 64,
+    "num_frames": 15,
+    "fps": 8,
+    "seed": 7,
+    "num_inference_steps": 4,
+    "guidance_scale": 4.0,
+    "sampler": "dpmpp_2m",
+}
+
+
+def read_submission(fields: dict[str, Any]) -> Submission:
+    """A submission from fields of either kind; the request's have defaults."""
+    own = {name: fields.pop(name) for name in list(fields) if name in Submission.__annotations__}
+    request = VideoRequest(**REQUEST | fields)
+    return Submission("studio", request, os.urandom(16).hex(), **own)
+
+
 @pytest.fixture
 def studio(
-    store: JobStore,
-    redis: Redis,
-    job_settings: JobSettings,
-    make_submission: Callable[..., Submission],
-    tmp_path: Path,
+    store: JobStore, redis: Redis, job_settings: JobSettings, tmp_path: Path
 ) -> Iterator[Studio]:
     """A store and a starter of workers; all are killed at the end."""
-    opened = Studio(store, job_settings, make_submission, tmp_path)
+    opened = Studio(store, job_settings, tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def running(
+    valkey_server: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Studio, Process]]:
+    """One worker for all tests of a module; none of them may need an empty server."""
+    folder = tmp_path_factory.mktemp("studio")
+    settings = JobSettings(
+        redis_url=valkey_server.url,  # type: ignore[arg-type]
+        data_dir=folder / "data",
+    )
+    redis = web_client(valkey_server.url)
+    redis.flushall()
+    opened = Studio(JobStore(redis, settings), settings, folder)
+    yield opened, opened.worker()
+    opened.close()
+    redis.close()

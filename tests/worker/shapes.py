@@ -2,7 +2,8 @@
 
 What it draws depends on the request alone. Words of the prompt set its pace and its faults:
 `pace=0.05` seconds a step, `die=3` SIGKILL at step 3, `hang=2` stop answering at step 2,
-`raise=ValueError`, `raise=MemoryError`, `raise=CUDA` or `raise=RuntimeError` at step 1.
+`noise=1` a ground that does not
+compress, `raise=ValueError`, `raise=MemoryError`, `raise=CUDA` or `raise=RuntimeError` at step 1.
 """
 
 import hashlib
@@ -44,6 +45,8 @@ class ShapesModel:
         ground = np.random.default_rng(task.seed).integers(0, 120, 3, np.uint8)
         frames = np.empty((task.num_frames, task.height, task.width, 3), np.uint8)
         frames[:] = ground
+        if "noise" in read_orders(task.prompt):
+            frames[:] = np.random.default_rng(task.seed).integers(0, 256, frames.shape, np.uint8)
         side = task.height // 4
         for index, frame in enumerate(frames):
             left = index * (task.width - side) // max(1, task.num_frames - 1)
