@@ -50,6 +50,7 @@ IMPORT_WATCHED = """
 import importlib, os, sys, threading
 # What other people's packages do when they are imported is their affair.
 import torch, rq, redis, fastapi, structlog, typer, httpx, av, pydantic_settings, einops
+import prometheus_client, uvicorn, PIL.Image, safetensors, tokenizers
 
 faults = []
 effects = {"socket.connect", "socket.bind", "os.mkdir", "os.remove", "subprocess.Popen"}
