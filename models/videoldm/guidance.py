@@ -71,7 +71,8 @@ def guide(
     def velocity(x: Tensor, sigma: float) -> Tensor:
         s_c = None if image_scale is None else _scale_at(image_scale, sigma)
         weights = branch_weights(_scale_at(text_scale, sigma), s_c)
-        answers = {branch: predict_v(x, sigma, branch) for branch in weights}
+        # In the precision of x: a large scale would magnify what half precision rounds away.
+        answers = {branch: predict_v(x, sigma, branch).to(x.dtype) for branch in weights}
         v = composed(answers, weights)
         if rescale == 0 or len(answers) == 1:
             return v

@@ -227,7 +227,6 @@ def sample_dpmpp_2m(
     restarts.
     """
     levels = _levels(sigmas)
-    steps = len(levels) - 1
 
     def step(now: SamplerState) -> SamplerState:
         sigma, sigma_s = levels[now.step : now.step + 2]
@@ -235,7 +234,7 @@ def sample_dpmpp_2m(
         if sigma_s == 0:
             return SamplerState(now.step + 1, x0)
         # Differs: the second step too, for the first one on our grid is no match for it.
-        single = now.step < 2 or now.step in restarts or (now.step == steps - 1 and steps < 15)
+        single = now.step < 2 or now.step in restarts
         slope = x0 if single else _extrapolated(x0, now, levels)
         growth = alpha_at(sigma_s) * (1 - decay(sigma, sigma_s))  # -alpha_s (exp(-e) - 1)
         weights = Coefficients(x=sigma_s / sigma, x0=growth)

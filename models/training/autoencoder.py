@@ -1,0 +1,120 @@
+"""Trains the per-frame autoencoder: `python -m models.training.autoencoder --steps N`.
+
+L1 in pixels and in their gradients, plus a small KL term, on frames of the world and on cut-outs
+alone. Ends by measuring the latents' statistics and the error on held-out concepts.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from torch import Tensor
+
+from models.training.concepts import HELD_OUT
+from models.training.loop import Ahead, Draws, Run, RunConfig, averaged
+from models.training.sprites import open_sheet
+from models.training.world import World, WorldConfig
+from models.videoldm.autoencoder import Autoencoder
+from models.videoldm.config import AutoencoderConfig
+
+KL_WEIGHT = 1e-5
+WORLD = WorldConfig(two_subjects_share=0.3, direction_share=0.5, still_share=0.3)
+
+
+def frames_of(world: World, count: int, draw: random.Random) -> Tensor:
+    """Single frames of random clips: (count, 3, 64, 64) in -1..1."""
+    states = [world.sample(draw) for _ in range(count)]
+    times = torch.tensor([[draw.uniform(0, 2)] for _ in states])
+    return world.render(states, times)[:, :, 0]
+
+
+def reconstruction(decoded: Tensor, frames: Tensor) -> Tensor:
+    """L1 of pixels plus L1 of their differences to the right and lower neighbour."""
+    error = decoded - frames
+    across, down = error.diff(dim=-1), error.diff(dim=-2)
+    return error.abs().mean() + 0.5 * (across.abs().mean() + down.abs().mean())
+
+
+def loss_of(autoencoder: Autoencoder, world: World, batch: int) -> Callable[..., dict[str, Tensor]]:
+    """The stage's loss as the loop wants it."""
+
+    ahead = Ahead(lambda draws: frames_of(world, batch, draws.python))
+
+    def loss(step: int, draws: Draws) -> dict[str, Tensor]:
+        frames = ahead.take(step).to(memory_format=torch.channels_last)
+        mean, log_variance = autoencoder.encoder(frames)
+        noise = torch.randn(mean.shape, generator=draws.torch)
+        decoded = autoencoder.decoder(mean + noise * (0.5 * log_variance).exp())
+        pixels = reconstruction(decoded, frames)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().mean()
+        return {
+            "loss": pixels + KL_WEIGHT * kl,
+            "kl": kl,
+            "psnr": psnr(decoded.detach().float().clamp(-1, 1), frames),
+        }
+
+    return loss
+
+
+def psnr(decoded: Tensor, frames: Tensor) -> Tensor:
+    """Mean over frames of the peak signal-to-noise ratio in dB; both in -1..1."""
+    error = (decoded - frames).square().flatten(1).mean(1)
+    return (10 * torch.log10(4 / error.clamp_min(1e-10))).mean()
+
+
+def measured(autoencoder: Autoencoder, world: World) -> AutoencoderConfig:
+    """The config with the latents' mean and deviation per channel over 1,024 frames."""
+    with torch.no_grad():
+        mean, _ = autoencoder.encoder(frames_of(world, 1024, random.Random("statistics")))
+    per_channel = mean.transpose(0, 1).flatten(1)
+    return replace(
+        autoencoder.config,
+        latent_mean=tuple(round(value, 5) for value in per_channel.mean(1).tolist()),
+        latent_std=tuple(round(value, 5) for value in per_channel.std(1).tolist()),
+    )
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
+    folder: Annotated[Path, typer.Option(help="Where the run lives.")] = Path("runs/autoencoder"),
+    batch: int = 32,
+    learning_rate: float = 2e-3,
+) -> None:
+    """Train, or continue, the autoencoder stage."""
+    sheet = open_sheet()
+    world = World(sheet, WORLD)
+    held_out = World(sheet, replace(WORLD, concepts=tuple(sorted(HELD_OUT))))
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderConfig()).to(memory_format=torch.channels_last)
+    run = Run(folder, autoencoder, RunConfig(steps, batch, learning_rate))
+    frames = frames_of(held_out, 64, random.Random("held out"))
+
+    def preview(path: Path) -> None:
+        decoded = autoencoder.decoder(autoencoder.encoder(frames)[0]).clamp(-1, 1)
+        pairs = torch.cat([frames[:16], decoded[:16]]).unflatten(0, (4, 8))
+        sheet_of = pairs.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+        pixels = ((sheet_of + 1) * 127.5).round().byte().numpy()
+        Image.fromarray(pixels).resize((1024, 512), Image.Resampling.NEAREST).save(path)
+
+    run.train(loss_of(autoencoder, world, batch), preview)
+    autoencoder.load_state_dict(averaged(folder))
+    with torch.no_grad():
+        decoded = autoencoder.decoder(autoencoder.encoder(frames)[0]).clamp(-1, 1)
+    statistics = measured(autoencoder, world)
+    scores = {
+        "held_out_psnr_db": round(float(psnr(decoded, frames)), 2),
+        "latent_mean": statistics.latent_mean,
+        "latent_std": statistics.latent_std,
+        "seconds": round(run.seconds),
+    }
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
