@@ -107,6 +107,13 @@ def test_mixing_in_v_eps_or_x0_is_the_same(text: float, images: float | None) ->
         torch.testing.assert_close(mixed, convert(x, v, SIGMA), rtol=0, atol=1e-6)
 
 
+def test_half_precision_answers_are_mixed_in_full_precision() -> None:
+    halves = {branch: v.bfloat16() for branch, v in ANSWERS.items()}
+    v = guide(lambda _x, _s, branch: halves[branch], 15.0)(X, SIGMA)
+    expected = -14 * halves[NULL].float() + 15 * halves[FULL].float()
+    torch.testing.assert_close(v, expected, rtol=1e-6, atol=5e-6)
+
+
 def test_weights_sum_to_one() -> None:
     for text, images in ((4.0, None), (7.5, 5.0), (0.0, 1.5), (1.0, 1.0)):
         assert math.isclose(sum(map(float, branch_weights(text, images).values())), 1.0)

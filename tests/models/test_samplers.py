@@ -79,6 +79,10 @@ def crooked(x: Tensor, sigma: float) -> Tensor:
     return torch.tanh(1.5 * x + sigma) + 0.3 * torch.sin(3 * x)
 
 
+def levels(*sigmas: float) -> Tensor:
+    return torch.tensor(sigmas, dtype=torch.float64)
+
+
 def quantiles() -> Tensor:
     """Evenly spaced quantiles of N(0, 1)."""
     return torch.special.ndtri((torch.arange(20001, dtype=torch.float64) + 0.5) / 20001)
@@ -131,6 +135,18 @@ def test_dpmpp_2m_is_of_second_order() -> None:
     assert errors == pytest.approx([7.3e-3, 4.0e-3, 1.1e-3, 2.8e-4, 7.1e-5], rel=0.015)
     for coarse, fine in pairwise(errors[1:]):
         assert coarse / fine >= 3.5
+
+
+def test_a_step_of_2m_is_that_of_the_paper_on_uneven_levels() -> None:
+    sigmas = levels(0.95, 0.9, 0.7, 0.2, 0.0)
+    states = states_of("2m", crooked, draws(99).double(), sigmas)
+    last, sigma, sigma_s = sigmas.tolist()[1:4]
+    x0, x0_last = crooked(states[2].x, sigma), crooked(states[1].x, last)
+    e = half_log_snr(sigma_s) - half_log_snr(sigma)
+    ratio = (half_log_snr(sigma) - half_log_snr(last)) / e
+    slope = (1 + 1 / (2 * ratio)) * x0 - x0_last / (2 * ratio)
+    expected = sigma_s / sigma * states[2].x - alpha_at(sigma_s) * (math.exp(-e) - 1) * slope
+    torch.testing.assert_close(states[3].x, expected, rtol=0, atol=1e-6)
 
 
 def test_the_grid_of_2m_beats_its_rivals() -> None:
@@ -281,11 +297,11 @@ def test_the_corrector_brings_the_spread_nearer_to_the_truth() -> None:
 @every_sampler
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 20])
 def test_every_step_is_one_call_and_a_corrector_one_more(name: str, steps: int) -> None:
-    levels: list[float] = []
+    seen: list[float] = []
     reported: list[int] = []
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        levels.append(sigma)
+        seen.append(sigma)
         return crooked(x, sigma)
 
     def on_step(state: SamplerState) -> None:
@@ -294,7 +310,7 @@ def test_every_step_is_one_call_and_a_corrector_one_more(name: str, steps: int) 
     sigmas = dpmpp_grid(steps)
     run(name, denoise, draws(99), sigmas, on_step=on_step)
     calls_a_step = 2 if name == "langevin" else 1
-    assert levels == [sigma for sigma in sigmas.tolist()[:-1] for _ in range(calls_a_step)]
+    assert seen == [sigma for sigma in sigmas.tolist()[:-1] for _ in range(calls_a_step)]
     assert reported == list(range(1, steps + 1))
 
 
@@ -376,10 +392,6 @@ def test_2m_forgets_its_last_estimate_at_a_restart(restarts: tuple[int, ...]) ->
 
 
 # ---------------------------------------------------------------------------- refusals
-
-
-def levels(*sigmas: float) -> Tensor:
-    return torch.tensor(sigmas, dtype=torch.float64)
 
 
 @every_sampler
