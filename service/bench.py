@@ -17,10 +17,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
-import httpx
-
 from service.children import StartError
 from service.client import Client, JobFailed, Video, completed
+from service.pressure import submit_steadily
 from service.trial import trial_service
 from worker.jobs.contract import VideoRequest
 
@@ -59,60 +58,47 @@ def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note)
     """
     with trial_service(workers=0, settings=OPEN_CAPS) as url:
         note(f"submitting {rate} jobs a second for {duration_s:g} s")
-        latencies = asyncio.run(submit_steadily(url, rate, duration_s))
+        latencies = asyncio.run(submit_steadily(url, PROMPT, rate, duration_s))
     with trial_service() as url, Client(url) as client, BareModel() as bare:
         note(f"{rounds} jobs in turn with the bare model")
         pairs = [time_pair(client, bare, seed) for seed in range(rounds + 1)][1:]
         note(f"{cancels} cancels while denoising")
-        step_s = bare.time(request_of(_finished(client, most_steps(client), 0)))
+        pace = bare.time(request_of(_finished(client, most_steps(client), 0)))
         waits = [time_cancel(client, seed) for seed in range(cancels)]
+    return summarise(latencies, pairs, waits, pace["step_seconds"])
+
+
+def summarise(
+    latencies: Sequence[float],
+    pairs: Sequence[tuple[float, float]],
+    waits: Sequence[float],
+    step_s: float,
+) -> Report:
+    """The figures, from seconds: submissions, (job, bare generation) pairs, cancels, one step."""
     overheads = [job_s - bare_s for job_s, bare_s in pairs]
     return {
-        "overhead_ms": round(1000 * statistics.median(overheads), 1),
-        "submit_p99_ms": round(1000 * quantile(latencies, 0.99), 1),
-        "cancel_p95_over_step_ms": round(
-            1000 * (quantile(waits, 0.95) - step_s["step_seconds"]), 1
-        ),
+        "overhead_ms": in_ms(statistics.median(overheads)),
+        "submit_p99_ms": in_ms(quantile(latencies, 0.99)),
+        "cancel_p95_over_step_ms": in_ms(quantile(waits, 0.95) - step_s),
         "details": {
             "jobs": len(pairs),
-            "job_ms_median": round(1000 * statistics.median(job for job, _ in pairs), 1),
-            "bare_ms_median": round(1000 * statistics.median(bare for _, bare in pairs), 1),
-            "overhead_ms_each": [round(1000 * overhead, 1) for overhead in overheads],
+            "job_ms_median": in_ms(statistics.median(job_s for job_s, _ in pairs)),
+            "bare_ms_median": in_ms(statistics.median(bare_s for _, bare_s in pairs)),
+            "overhead_ms_each": [in_ms(overhead) for overhead in overheads],
             "submissions": len(latencies),
-            "submit_p50_ms": round(1000 * quantile(latencies, 0.5), 1),
+            "submit_p50_ms": in_ms(quantile(latencies, 0.5)),
             "cancels": len(waits),
-            "cancel_p50_ms": round(1000 * quantile(waits, 0.5), 1),
-            "step_ms": round(1000 * step_s["step_seconds"], 1),
+            "cancel_p50_ms": in_ms(quantile(waits, 0.5)),
+            "step_ms": in_ms(step_s),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
             "load_average": round(os.getloadavg()[0], 2),
         },
     }
 
 
-async def submit_steadily(url: str, rate: int, duration_s: float) -> list[float]:
-    """Seconds from the planned moment of each submission to its answer, an open loop.
-
-    raises JobFailed if any submission is refused
-    """
-    limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
-    async with httpx.AsyncClient(base_url=url, limits=limits, trust_env=False) as http:
-        for _ in range(20):  # connections and code paths warm
-            await _submit(http, 0.0, 0)
-        start = asyncio.get_running_loop().time() + 0.1
-        sends = (
-            _submit(http, start + index / rate, index) for index in range(int(rate * duration_s))
-        )
-        return list(await asyncio.gather(*sends))
-
-
-async def _submit(http: httpx.AsyncClient, planned: float, seed: int) -> float:
-    loop = asyncio.get_running_loop()
-    planned = planned or loop.time()
-    await asyncio.sleep(planned - loop.time())
-    answer = await http.post("/v1/videos", json={"prompt": PROMPT, "seed": seed})
-    if answer.status_code != 200:
-        raise JobFailed(f"a submission was refused: {answer.status_code} {answer.text[:200]}")
-    return loop.time() - planned
+def in_ms(seconds: float) -> float:
+    """Milliseconds to one decimal."""
+    return round(1000 * seconds, 1)
 
 
 class BareModel:

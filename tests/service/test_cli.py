@@ -12,7 +12,6 @@ import structlog
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.bench import quantile
 from service.cli import app
 from service.display import describe, write_contact_sheet
 from service.trial import READY_LINE
@@ -124,13 +123,6 @@ def test_ready_line_is_what_the_trial_reads() -> None:
     match = READY_LINE.match("Praxino is ready at http://127.0.0.1:8000")
     assert match is not None
     assert match[1] == "http://127.0.0.1:8000"
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, 1), (0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100)]
-)
-def test_quantile_is_a_value_that_was_measured(share: float, expected: int) -> None:
-    assert quantile([*range(100, 0, -1)], share) == expected
 
 
 def test_a_waiting_job_says_where_in_line() -> None:
