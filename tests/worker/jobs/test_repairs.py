@@ -37,6 +37,13 @@ def test_a_live_lease_is_left_alone(bench):
     assert bench.rows() == before
 
 
+def test_an_older_attempt_is_not_reaped_twice(bench):
+    job, exec = bench.running()
+    bench.lease(job.id, exec, -1)
+    assert bench.store.reap(job.id, "older", WIP) == "stale"
+    assert bench.store.get(job.id).status is Status.IN_PROGRESS
+
+
 def test_reaping_a_cancelled_job_ends_it(bench):
     job, exec = bench.running()
     bench.store.cancel(job.id, "studio")
