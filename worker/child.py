@@ -35,7 +35,7 @@ from worker.messages import TO_CHILD, Failed, Ready, Run, ToChild
 log = structlog.get_logger()
 
 EXIT_ORPHANED = 4
-EXIT_LOAD_FAILED = 3
+EXIT_UNUSABLE = 3
 PR_SET_PDEATHSIG = 1
 
 Loader = Callable[[str, Path, str, str], VideoModel]
@@ -97,7 +97,7 @@ def main(fd: int, config: ChildConfig) -> int:
     except Exception as error:
         log.error("child.load_failed", model=config.model, exc_info=error)
         channel.send(load_failure(config, error))
-        return EXIT_LOAD_FAILED
+        return EXIT_UNUSABLE
     channel.send(
         Ready(
             pid=os.getpid(),
@@ -128,10 +128,11 @@ def serve(
             functools.partial(orders.cancelled, run.exec),
         )
         orders.forget()
-        gc.collect()  # before the answer, which starts the next clock
         channel.send(answer)
-        if isinstance(answer, Failed) and answer.fatal:
-            return EXIT_LOAD_FAILED
+        if isinstance(answer, Failed):
+            gc.collect()  # a traceback holds tensors in a circle
+            if answer.fatal:
+                return EXIT_UNUSABLE
     return 0
 
 

@@ -15,46 +15,6 @@ TAKEOVER_S = LEASE_S + 6  # lease, janitor's tick and lock, and a slow machine
 QUEUE = transport.queue_name("pocket")
 
 
-def completions(studio: Studio, job_id: str) -> int:
-    """How many `completed` events the job has."""
-    return [event.type for event in studio.store.events.read(job_id, None).events].count(
-        "completed"
-    )
-
-
-def test_killed_child_costs_one_attempt_and_one_load(studio: Studio) -> None:
-    worker = studio.worker()
-    job_id = studio.submit("pace=0.05", num_inference_steps=30)
-    studio.denoising(job_id, 3)
-    os.kill(worker.child_pid(), signal.SIGKILL)
-    job = studio.ended(job_id)
-    assert (job.status, job.attempt) == (Status.COMPLETED, 2)
-    assert [attempt.reason for attempt in job.attempts] == ["the inference process died (signal 9)"]
-    assert completions(studio, job_id) == 1
-    assert len(studio.videos()) == 1
-    assert studio.info(worker).loads == 2
-
-
-def test_child_killed_idle_costs_no_attempt(studio: Studio) -> None:
-    worker = studio.worker()
-    child = worker.child_pid()
-    os.kill(child, signal.SIGKILL)
-    until(lambda: not is_running(child))
-    job = studio.ended(studio.submit())
-    assert (job.status, job.attempt) == (Status.COMPLETED, 1)
-    assert studio.info(worker).loads == 2
-
-
-def test_poison_job_ends_as_worker_lost_and_others_run(studio: Studio) -> None:
-    worker = studio.worker()
-    poison, other = studio.submit("die=1"), studio.submit()
-    job = studio.ended(poison)
-    assert job.error is not None
-    assert (job.error.code, job.attempt) == (ErrorCode.WORKER_LOST, 3)
-    assert studio.ended(other).status is Status.COMPLETED
-    assert studio.info(worker).loads == 4
-
-
 def test_crashes_in_a_row_end_the_worker(studio: Studio) -> None:
     worker = studio.worker(crash_limit=2)
     job_id = studio.submit("die=1")
@@ -78,7 +38,7 @@ def test_killed_supervisor_takes_its_child_along_and_another_takes_over(studio: 
     assert time.monotonic() - killed_at < TAKEOVER_S
     assert studio.ended(job_id).status is Status.COMPLETED
     assert studio.job(job_id).worker == studio.info(second).name
-    assert completions(studio, job_id) == 1
+    assert studio.completions(job_id) == 1
 
 
 def test_zombie_publishes_nothing(studio: Studio) -> None:
@@ -98,7 +58,7 @@ def test_zombie_publishes_nothing(studio: Studio) -> None:
     assert studio.job(job_id) == job
     assert job.result is not None
     assert studio.artifacts.exists(job.result.video.key)
-    assert completions(studio, job_id) == 1
+    assert studio.completions(job_id) == 1
     assert is_running(child)  # fenced, not broken: the model stays
 
 
@@ -115,7 +75,7 @@ def test_zombie_still_computing_stops_itself(studio: Studio) -> None:
     zombie.signal(signal.SIGCONT)
     until(lambda: "fenced" in zombie.log.read_text(), 5, "the fenced attempt")
     assert studio.ended(job_id).status is Status.COMPLETED
-    assert completions(studio, job_id) == 1
+    assert studio.completions(job_id) == 1
 
 
 def test_queue_server_away_mid_job_costs_nothing(studio: Studio, valkey: Valkey) -> None:
@@ -152,7 +112,7 @@ def test_two_workers_run_one_id_once(studio: Studio, redis: Redis) -> None:
     job = studio.ended(job_id)
     until(lambda: redis.llen(transport.queue_key(QUEUE)) == 0)
     assert (job.status, job.attempt) == (Status.COMPLETED, 1)
-    assert completions(studio, job_id) == 1
+    assert studio.completions(job_id) == 1
 
 
 def test_id_lost_between_dequeue_and_claim_returns(studio: Studio, redis: Redis) -> None:
@@ -179,53 +139,6 @@ def test_every_row_ends_without_any_worker(studio: Studio) -> None:
     job = studio.ended(job_id)
     assert job.error is not None
     assert job.error.code is ErrorCode.EXPIRED
-
-
-def test_deleted_running_job_leaves_no_files(studio: Studio) -> None:
-    worker = studio.worker()
-    job_id = studio.submit("pace=0.05", num_inference_steps=60)
-    studio.denoising(job_id, 2)
-    studio.store.delete(job_id, "studio")
-    until(lambda: studio.info(worker).state == "idle")
-    assert studio.videos() == []
-
-
-def test_finished_job_leaves_no_lease_and_an_entry_that_expires(
-    studio: Studio, redis: Redis
-) -> None:
-    studio.worker()
-    ids = [studio.submit(), studio.submit("raise=RuntimeError")]
-    for job_id in ids:
-        studio.ended(job_id)
-        until(lambda: redis.zcard(transport.wip_key(QUEUE)) == 0)
-        assert redis.ttl(transport.entry_key(job_id)) > 0
-    assert redis.llen(transport.intermediate_key(QUEUE)) == 0
-
-
-def test_planted_entry_runs_nothing(studio: Studio, redis: Redis) -> None:
-    worker = studio.worker()
-    planted = "video_" + "0" * 32
-    redis.hset(
-        transport.entry_key(planted),
-        mapping={"data": b"cos\nsystem\n(S'true'\ntR.", "origin": QUEUE, "status": "queued"},
-    )
-    redis.rpush(transport.queue_key(QUEUE), planted)
-    assert studio.ended(studio.submit()).status is Status.COMPLETED
-    until(lambda: redis.llen(transport.intermediate_key(QUEUE)) == 0)
-    assert is_running(worker.pid)
-
-
-def test_nonsense_on_the_command_channel_is_survived(studio: Studio, redis: Redis) -> None:
-    worker = studio.worker()
-    channel = f"rq:pubsub:{studio.info(worker).name}"
-    for nonsense in (b"\xff", b"[]", b"{}", b'{"command": 7}', b'{"command": "stop-job"}'):
-        redis.publish(channel, nonsense)
-    job_id = studio.submit("pace=0.05", num_inference_steps=100)
-    studio.denoising(job_id)
-    started = time.monotonic()
-    studio.store.cancel(job_id, "studio")
-    studio.ended(job_id)
-    assert time.monotonic() - started < 0.6
 
 
 def test_janitor_killed_holding_the_lock_is_succeeded(studio: Studio) -> None:
