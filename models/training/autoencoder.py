@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.training.concepts import HELD_OUT
@@ -21,7 +22,7 @@ from models.training.loop import Ahead, Draws, Run, RunConfig, averaged
 from models.training.sprites import open_sheet
 from models.training.world import World, WorldConfig
 from models.videoldm.autoencoder import Autoencoder
-from models.videoldm.config import AutoencoderConfig
+from models.videoldm.config import AutoencoderConfig, VideoLDMConfig, write_config
 
 KL_WEIGHT = 1e-5
 WORLD = WorldConfig(two_subjects_share=0.3, direction_share=0.5, still_share=0.3)
@@ -83,6 +84,7 @@ def measured(autoencoder: Autoencoder, world: World) -> AutoencoderConfig:
 def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
     folder: Annotated[Path, typer.Option(help="Where the run lives.")] = Path("runs/autoencoder"),
+    preset: Annotated[Path, typer.Option(help="Preset folder to write.")] = Path("models/pocket"),
     batch: int = 32,
     learning_rate: float = 2e-3,
 ) -> None:
@@ -107,6 +109,11 @@ def main(
     with torch.no_grad():
         decoded = autoencoder.decoder(autoencoder.encoder(frames)[0]).clamp(-1, 1)
     statistics = measured(autoencoder, world)
+    write_config(VideoLDMConfig(autoencoder=statistics), preset / "config.json")
+    save_file(
+        {name: value.contiguous() for name, value in autoencoder.state_dict().items()},
+        preset / "autoencoder.safetensors",
+    )
     scores = {
         "held_out_psnr_db": round(float(psnr(decoded, frames)), 2),
         "latent_mean": statistics.latent_mean,

@@ -98,3 +98,13 @@ def noun_phrase(concept: str) -> str:
         return name
     article = "an" if name[0].lower() in "aeiou" and not name.startswith("unicorn") else "a"
     return f"{article} {name}"
+
+
+def _first_edition() -> tuple[str, ...]:
+    """Subjects of the first shipped weights: every trained animal and vehicle, and some food."""
+    food = [name for name in _names(_FOOD) if name in TRAINED][:44]
+    living = [name for name in _names(_ANIMALS) + _names(_TRAVEL) if name in TRAINED]
+    return (*living, *food)
+
+
+FIRST_EDITION = _first_edition()

@@ -38,6 +38,16 @@ class WorldConfig:
 
 
 @dataclass(frozen=True)
+class Script:
+    """What a clip shows, as captions say it."""
+
+    concept: str
+    motion: str  # a key of DIRECTIONS or MANNERS
+    fast: bool
+    scene: str
+
+
+@dataclass(frozen=True)
 class Actor:
     """One subject and what it does. Places and sizes are shares of the frame's side."""
 
@@ -75,34 +85,42 @@ class World:
         self.config = config or WorldConfig()
         self.bank = paint_bank()
 
-    def sample(self, draw: random.Random) -> ClipState:
-        """A random clip state."""
+    def script(self, draw: random.Random) -> Script:
+        """What a random clip shows."""
         config = self.config
-        actors = [self._actor(draw, draw.choice(config.concepts))]
+        return Script(
+            concept=draw.choice(config.concepts),
+            motion=self._motion(draw),
+            fast=draw.random() < config.fast_share,
+            scene=draw.choice(SCENES).name,
+        )
+
+    def sample(self, draw: random.Random, script: Script | None = None) -> ClipState:
+        """A random clip state, of the script if one is given."""
+        config = self.config
+        script = script or self.script(draw)
+        actors = [self._actor(draw, script)]
         if draw.random() < config.two_subjects_share:
-            actors.insert(0, self._actor(draw, draw.choice(config.concepts)))
+            actors.insert(0, self._actor(draw, self.script(draw)))
         panning = draw.random() < config.pan_share
         pan = (draw.choice((-1, 1)) * draw.uniform(0.15, 0.3), 0.0) if panning else (0.0, 0.0)
         return ClipState(
             actors=tuple(actors),
-            scene=draw.choice(SCENES).name,
+            scene=script.scene,
             variant=draw.randrange(VARIANTS),
             corner=(draw.random(), draw.random()),
             pan=pan,
         )
 
-    def _actor(self, draw: random.Random, concept: str) -> Actor:
-        config = self.config
-        motion = self._motion(draw)
-        speed = 0.0
-        if motion in DIRECTIONS:
-            speed = (FAST if draw.random() < config.fast_share else SLOW) * draw.uniform(0.9, 1.1)
+    def _actor(self, draw: random.Random, script: Script) -> Actor:
+        directed = script.motion in DIRECTIONS
+        speed = (FAST if script.fast else SLOW) * draw.uniform(0.9, 1.1) if directed else 0.0
         size = draw.uniform(0.42, 0.62)
-        spread = 0.1 if motion in DIRECTIONS else 0.16
+        spread = 0.1 if directed else 0.16
         return Actor(
-            concept=concept,
-            sprite=self._pick_sprite(draw, concept),
-            motion=motion,
+            concept=script.concept,
+            sprite=self._pick_sprite(draw, script.concept),
+            motion=script.motion,
             speed=speed,
             centre=(0.5 + draw.uniform(-spread, spread), 0.5 + draw.uniform(-spread, spread)),
             size=size,

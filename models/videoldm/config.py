@@ -35,11 +35,11 @@ class UNetConfig:
     latent_channels: int = 4  # c
     patch: int = 2  # latent cells folded into channels before the first level; 1 or 2
     widths: tuple[int, ...] = (96, 192)  # per level, multiples of head_width
-    blocks: tuple[int, ...] = (2, 2)  # residual blocks per level on the way down; one more up
+    blocks: tuple[int, ...] = (1, 1)  # residual blocks per level on the way down; one more up
     spatial_attention: tuple[bool, ...] = (True, True)  # per level
     temporal_attention: tuple[bool, ...] = (True, True)  # per level
     head_width: int = 32  # channels per attention head
-    embed_width: int = 384  # width of the conditioning vector
+    embed_width: int = 256  # width of the conditioning vector
     text_width: int = 384  # d, of the frozen text encoder
     text_slots: int = 4  # learned queries that read the prompt into the conditioning vector
     norm_groups: int = 16

@@ -1,0 +1,106 @@
+"""Batches of latents, conditions and captions for the denoiser.
+
+Captions come from a bank that is encoded once per run: a row is a script, its sentence and the
+sentence's vectors. A batch draws rows, renders clips of their scripts and encodes the frames.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.training.captions import caption, paraphrase
+from models.training.loop import Draws
+from models.training.world import CLIP_SECONDS, Script, World
+from models.videoldm.autoencoder import Autoencoder
+from models.videoldm.conditioning import Conditions, text_only
+from models.videoldm.text import TextEncoder
+
+EXACT_SHARE = 0.6  # of captions in the plain form
+MAX_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One batch: clean latents (b, c, t, h, w) and what the network is told."""
+
+    latents: Tensor
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class CaptionBank:
+    """Scripts with their sentences' vectors (n, l, d) float16 and masks (n, l)."""
+
+    scripts: tuple[Script, ...]
+    vectors: Tensor
+    masks: Tensor
+
+
+def fill_bank(world: World, encoder: TextEncoder, rows: int, cache: Path) -> CaptionBank:
+    """The bank of `rows` scripts of this world, its vectors cached in a file."""
+    draw = random.Random("captions")
+    scripts = tuple(world.script(draw) for _ in range(rows))
+    sentences = [_sentence(script, draw) for script in scripts]
+    if not cache.exists():
+        vectors, masks = [], []
+        for start in range(0, rows, 256):
+            encoded, mask = encoder(sentences[start : start + 256])
+            padding = MAX_TOKENS - mask.shape[1]
+            vectors.append(torch.nn.functional.pad(encoded, (0, 0, 0, padding)).half())
+            masks.append(torch.nn.functional.pad(mask, (0, padding)))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vectors": torch.cat(vectors), "masks": torch.cat(masks)}, cache)
+    stored = load_file(cache)
+    if len(stored["masks"]) != rows:
+        raise ValueError(f"{cache}: holds {len(stored['masks'])} captions, not {rows}; remove it")
+    return CaptionBank(scripts, stored["vectors"], stored["masks"])
+
+
+def _sentence(script: Script, draw: random.Random) -> str:
+    words = (script.concept, script.motion, script.fast, script.scene)
+    return caption(*words) if draw.random() < EXACT_SHARE else paraphrase(*words, draw)
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Makes batches; shared by every stage of the denoiser."""
+
+    world: World
+    autoencoder: Autoencoder
+    bank: CaptionBank
+    text_dropout: float = 0.1
+
+    def images(self, count: int, draws: Draws) -> ClipBatch:
+        """Single frames at random times: t = 1."""
+        times = torch.tensor([[draws.python.uniform(0, CLIP_SECONDS)] for _ in range(count)])
+        return self._batch(times, torch.full((count,), 8.0), draws)
+
+    def clips(self, count: int, frames: int, fps: float, draws: Draws) -> ClipBatch:
+        """Evenly spaced frames, starting so that the clip lies within its two seconds."""
+        spare = max(0.0, CLIP_SECONDS - frames / fps)
+        starts = torch.tensor([[draws.python.uniform(0, spare)] for _ in range(count)])
+        times = starts + torch.arange(frames)[None] / fps
+        return self._batch(times, torch.full((count,), float(fps)), draws)
+
+    def _batch(self, times: Tensor, fps: Tensor, draws: Draws) -> ClipBatch:
+        draw = draws.python
+        rows = [draw.randrange(len(self.bank.scripts)) for _ in range(len(times))]
+        states = [self.world.sample(draw, self.bank.scripts[row]) for row in rows]
+        with torch.no_grad():
+            latents = self.autoencoder.encode(self.world.render(states, times))
+        mask = self.bank.masks[rows]
+        told = torch.rand(len(rows), generator=draws.torch) >= self.text_dropout
+        length = int(mask.sum(1).max())
+        conditions = text_only(
+            self.bank.vectors[rows, :length].float(),
+            mask[:, :length] & rearrange(told, "b -> b 1"),
+            times.float(),
+            float(fps[0]),
+            (latents.shape[1], latents.shape[3], latents.shape[4]),
+        )
+        return ClipBatch(latents, conditions)

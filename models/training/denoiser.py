@@ -1,0 +1,194 @@
+"""Trains the base network: first on images, then on clips.
+
+`python -m models.training.denoiser images --steps N`, then `… clips --steps N`, as Video LDM does
+(arXiv:2304.08818, section 3.1): the image model is made a video model by its temporal layers.
+Both stages resume when called again and end by writing the averaged weights into the preset.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from einops import rearrange
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.training.batches import ClipBatch, ClipMaker, fill_bank
+from models.training.concepts import FIRST_EDITION
+from models.training.loop import Ahead, Draws, Run, RunConfig, averaged
+from models.training.sprites import open_sheet
+from models.training.world import World, WorldConfig
+from models.videoldm.autoencoder import Autoencoder
+from models.videoldm.conditioning import Conditions, frame_times, text_only
+from models.videoldm.config import VideoLDMConfig, read_config, write_config
+from models.videoldm.diffusion import (
+    addressed_noise,
+    cosine_lambda,
+    denoiser,
+    dpmpp_grid,
+    lambda_of,
+    noised,
+    sigma_of,
+    v_of,
+)
+from models.videoldm.guidance import Branch, guide
+from models.videoldm.samplers import sample_dpmpp_2m
+from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
+from models.videoldm.unet import UNet
+
+BANK_ROWS = 16_000
+PREVIEW = (
+    "a unicorn moving left over a sunset",
+    "a penguin moving right in the snow",
+    "a tiger moving up on a green background",
+    "a bus moving fast right in a city",
+    "a shark moving down over the sea",
+    "a butterfly moving up and left over a meadow",
+    "a rocket moving up in the night",
+    "a panda standing still in a forest",
+)
+
+app = typer.Typer(add_completion=False)
+
+
+def velocity_loss(unet: UNet, batch: ClipBatch, draws: Draws, moving: bool) -> Tensor:
+    """Mean of ||v_hat - v||^2, with the noise level's u stratified over the batch."""
+    count = len(batch.latents)
+    u = (torch.arange(count) + torch.rand(count, generator=draws.torch)) / count
+    log_snr = cosine_lambda(u.double())
+    sigma = sigma_of(log_snr)
+    eps = torch.randn(batch.latents.shape, generator=draws.torch)
+    noisy = noised(batch.latents, eps, sigma).float()
+    predicted = unet(noisy, log_snr.float(), batch.conditions, moving)
+    return (predicted.float() - v_of(batch.latents, eps, sigma).float()).square().mean()
+
+
+class Workshop:
+    """What both stages share: preset, frozen autoencoder, captions, world."""
+
+    def __init__(self, preset: Path, folder: Path, concepts: tuple[str, ...]) -> None:
+        self.preset = preset
+        self.config: VideoLDMConfig = read_config(preset / "config.json")
+        self.autoencoder = Autoencoder(self.config.autoencoder).eval().requires_grad_(False)
+        self.autoencoder.load_state_dict(load_file(preset / "autoencoder.safetensors"))
+        encoder = SentenceEncoder(self.config.text).eval().requires_grad_(False)
+        stored = load_file(preset / "text.safetensors")
+        encoder.load_state_dict({name: value.float() for name, value in stored.items()})
+        tokenizer = open_tokenizer(preset / "tokenizer.json")
+        self.text = TextEncoder(tokenizer, encoder, self.config.text.max_tokens)
+        self.world = World(open_sheet(), WorldConfig(concepts=concepts))
+        bank = fill_bank(self.world, self.text, BANK_ROWS, folder.parent / "captions.safetensors")
+        self.maker = ClipMaker(self.world, self.autoencoder, bank)
+
+    def unet(self) -> UNet:
+        """A fresh network of the preset's shape."""
+        torch.manual_seed(0)
+        return UNet(self.config.unet).to(memory_format=torch.channels_last)
+
+    def preview(self, unet: UNet, frames: int) -> Callable[[Path], None]:
+        """Draws samples of fixed prompts: a row a prompt, every second frame of a clip."""
+
+        def draw(path: Path) -> None:
+            vectors, mask = self.text(PREVIEW)
+            times = frame_times(frames, 8.0).expand(len(PREVIEW), -1)
+            side = 64 // self.config.autoencoder.factor
+            shape = (self.config.autoencoder.latent_channels, side, side)
+            conditions = text_only(vectors, mask, times, 8.0, shape)
+            clip = self._sampled(unet, conditions, shape, frames)
+            shown = clip[:, :, ::2]
+            pixels = rearrange((shown + 1) * 127.5, "b c t h w -> (b h) (t w) c")
+            picture = Image.fromarray(pixels.round().byte().numpy())
+            picture.resize((picture.width * 2, picture.height * 2)).save(path)
+
+        return draw
+
+    def _sampled(
+        self, unet: UNet, conditions: Conditions, shape: tuple[int, int, int], frames: int
+    ) -> Tensor:
+        count = len(PREVIEW)
+        c, h, w = shape
+        noise = torch.stack(
+            [addressed_noise((c, frames, h, w), seed=index) for index in range(count)]
+        )
+        null = conditions.without_text()
+
+        def predict_v(x: Tensor, sigma: float, branch: Branch) -> Tensor:
+            log_snr = lambda_of(sigma).float().expand(count)
+            return unet(x, log_snr, conditions if branch.text else null, frames > 1)
+
+        denoise = denoiser(guide(predict_v, 4.0))
+        return self.autoencoder.decode(sample_dpmpp_2m(denoise, noise, dpmpp_grid(16)))
+
+    def publish(self, unet: UNet) -> None:
+        """Write the network, as float16, and the config into the preset."""
+        halves = {name: value.half().contiguous() for name, value in unet.state_dict().items()}
+        save_file(halves, self.preset / "unet.safetensors")
+        write_config(replace(self.config, unet=unet.config), self.preset / "config.json")
+
+
+@app.command()
+def images(
+    steps: int = 4000,
+    folder: Path = Path("runs/images"),
+    preset: Path = Path("models/pocket"),
+    batch: int = 32,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Train the image model on single frames."""
+    shop = Workshop(preset, folder, FIRST_EDITION)
+    unet = shop.unet()
+    for parameter in unet.temporal_parameters():
+        parameter.requires_grad_(False)
+    run = Run(folder, unet, RunConfig(steps, batch, learning_rate, cooldown=0.2, ema_decay=0.998))
+    ahead = Ahead(lambda draws: shop.maker.images(batch, draws))
+
+    def loss(step: int, draws: Draws) -> dict[str, Tensor]:
+        return {"loss": velocity_loss(unet, ahead.take(step), draws, moving=False)}
+
+    run.train(loss, shop.preview(unet, 1))
+
+
+@app.command()
+def clips(
+    steps: int = 3000,
+    folder: Path = Path("runs/clips"),
+    begin: Path = Path("runs/images"),
+    preset: Path = Path("models/pocket"),
+    batch: int = 4,
+    frames: int = 16,
+    fps: float = 8.0,
+    learning_rate: float = 6e-4,
+    frozen: Annotated[bool, typer.Option(help="Keep the image model as it is.")] = False,
+    images_every: Annotated[int, typer.Option(help="Every how many steps one is of images.")] = 8,
+) -> None:
+    """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
+    shop = Workshop(preset, folder, FIRST_EDITION)
+    unet = shop.unet()
+    unet.load_state_dict(averaged(begin))
+    temporal = {id(parameter) for parameter in unet.temporal_parameters()}
+    for parameter in unet.parameters():
+        parameter.requires_grad_(not frozen or id(parameter) in temporal)
+    run = Run(folder, unet, RunConfig(steps, batch, learning_rate, cooldown=0.25, ema_decay=0.998))
+
+    def make(draws: Draws) -> ClipBatch:
+        if draws.python.randrange(images_every) == 0:
+            return shop.maker.images(batch * 4, draws)
+        return shop.maker.clips(batch, frames, fps, draws)
+
+    ahead = Ahead(make)
+
+    def loss(step: int, draws: Draws) -> dict[str, Tensor]:
+        made = ahead.take(step)
+        return {"loss": velocity_loss(unet, made, draws, moving=made.latents.shape[2] > 1)}
+
+    run.train(loss, shop.preview(unet, 16))
+    unet.load_state_dict(averaged(folder))
+    shop.publish(unet)
+
+
+if __name__ == "__main__":
+    app()
