@@ -34,16 +34,21 @@ class Envelope:
         try:
             await self.app(scope, receive, call.send)
         except Exception as error:
-            log.error("http.failed", request_id=call.request_id, traceback=trace(error))
+            log.error(
+                "http.failed",
+                request_id=call.request_id,
+                error=type(error).__name__,
+                place=place(error),
+            )
             if call.status:
                 raise  # half an answer is out; only a broken connection tells so
             response = await answer_error(Request(scope), error)
             await response(scope, receive, call.send)
 
 
-def trace(error: Exception) -> str:
-    """The traceback as plain text: renderers that show local variables would show prompts."""
-    return "".join(traceback.format_exception(error))
+def place(error: Exception) -> str:
+    """Where it happened. Not its message, which may quote a prompt; nor local variables."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 class Call:

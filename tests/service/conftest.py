@@ -66,7 +66,7 @@ def serve(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None) -> I
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not server.started:
         assert thread.is_alive()
         assert time.monotonic() < deadline
@@ -76,7 +76,7 @@ def serve(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None) -> I
         yield Running(f"http://127.0.0.1:{port}", port, settings)
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         listener.close()
         assert not thread.is_alive()
 

@@ -20,7 +20,9 @@ EASY = settings(
 )
 OVER_HTTP = settings(EASY, max_examples=50)
 
-NAMES = st.sampled_from([*BY_NAME, "extra_body", "tau", "wings"]) | st.text(max_size=8)
+ANY_TEXT = st.text(st.characters(codec=None), max_size=8)  # lone surrogates included
+KNOWN = st.sampled_from([*BY_NAME, "extra_body", "tau", "wings"])
+NAMES = KNOWN | ANY_TEXT
 SCALARS = (
     st.none()
     | st.booleans()
@@ -31,7 +33,7 @@ SCALARS = (
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=4),
     max_leaves=6,
 )
 BODIES = st.dictionaries(NAMES, VALUES, max_size=6)
@@ -39,7 +41,7 @@ PROMPTED = st.builds(lambda body: {"prompt": "a fox"} | body, BODIES)
 SEGMENTS = st.sampled_from(["", "[]", "[a]", "[a][b]", "[][a]", "[][b]", "[", "]", "[[]]"])
 PAIRS = st.lists(
     st.tuples(
-        st.builds(str.__add__, NAMES, SEGMENTS),
+        st.builds(str.__add__, KNOWN | st.text(max_size=8), SEGMENTS),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     ),
     max_size=8,
@@ -101,7 +103,7 @@ def test_json_bodies_never_fault(client, body):
 def test_urlencoded_bodies_never_fault(client, pairs):
     named = {}
     for name, value in pairs:
-        named.setdefault(name.encode("utf-8", "replace").decode(), []).append(value)
+        named.setdefault(name, []).append(value)
     accepted_or_explained(client.post("/v1/videos", data=named))
 
 

@@ -50,7 +50,7 @@ def test_problem_details_are_for_who_asks(client):
     assert answer.json()["code"] == "not_found"
 
 
-def test_an_unexpected_fault_says_nothing_about_itself(client, redis):
+def test_an_unexpected_fault_says_nothing_about_itself(client, redis, capsys):
     made = client.post("/v1/videos", json={"prompt": PROMPT}).json()
     redis.hset(keys.job(made["id"]), "params", "a secret that is no JSON")
     answer = client.get(f"/v1/videos/{made['id']}", headers={"x-request-id": "r-1"})
@@ -60,6 +60,9 @@ def test_an_unexpected_fault_says_nothing_about_itself(client, redis):
     assert "secret" not in answer.text
     assert "Validation" not in answer.text
     assert answer.headers["x-request-id"] == "r-1"
+    logged = "".join(capsys.readouterr())
+    assert "http.failed" in logged
+    assert "secret" not in logged
 
 
 def test_every_answer_carries_its_id_and_time(client):
@@ -212,7 +215,7 @@ def test_the_api_process_never_loads_torch():
         "heavy = {'torch', 'diffusers', 'transformers', 'av', 'safetensors'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
 
 
 def test_every_refusal_has_a_legal_status_and_type():

@@ -23,7 +23,7 @@ def drive(api, sdk, key, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -84,7 +84,7 @@ def test_an_sdk_retry_after_a_lost_answer_makes_one_job(serving, sdk, store, tmp
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
     finally:
