@@ -1,4 +1,4 @@
-"""A model's name to a loaded model. The only place that knows which kind of model a name means."""
+"""A model's name and folder to a loaded model. The only place that knows both kinds of model."""
 
 from pathlib import Path
 
@@ -7,32 +7,56 @@ import torch
 from models.catalog import MODELS_DIR, card_paths, read_card
 from models.protocol import VideoModel
 from models.videoldm.pipeline import load_videoldm
+from models.videoldm.weights import WeightsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def model_folder(model_id: str, weights_dir: Path | None = None) -> Path:
-    """The folder whose card carries this id.
+def model_folder(model_id: str, models_dir: Path = MODELS_DIR) -> Path:
+    """The folder below `models_dir` whose card carries this id.
 
-    weights_dir  folder of model folders; None means the embedded ones
-    raises       ValueError if there is no such model, naming those there are
+    raises ValueError if there is no such model, naming those there are
     """
-    known = {}
-    for path in card_paths(weights_dir or MODELS_DIR):
-        known[read_card(path).id] = path.parent
+    known = {read_card(path).id: path.parent for path in card_paths(models_dir)}
     if model_id not in known:
         raise ValueError(f"model {model_id!r} is none of {sorted(known)}")
     return known[model_id]
 
 
 def load_model(
-    model_id: str, weights_dir: Path | None = None, device: str = "cpu", dtype: str = "float32"
+    model_id: str, folder: Path | None = None, device: str = "auto", dtype: str = "auto"
 ) -> VideoModel:
-    """Load a model.
+    """Load a model from its folder; without a folder, one of the embedded models.
 
-    raises ValueError for an unknown model or dtype; WeightsError for files that do not load
+    device  as torch names it; "auto" takes a GPU if there is one
+    dtype   "auto" is bfloat16 on a GPU and float32 on a CPU
+    raises  ValueError for an unknown model, device or dtype, or a folder of another model;
+            WeightsError for files that are missing, damaged or misfitting
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is none of {sorted(DTYPES)}")
-    folder = model_folder(model_id, weights_dir)
-    return load_videoldm(folder, device, DTYPES[dtype])
+    folder = folder or model_folder(model_id)
+    chosen = _device(device)
+    try:
+        found = read_card(folder / "card.json").id
+    except OSError as error:
+        raise WeightsError(f"{folder / 'card.json'}: {error}") from error
+    if found != model_id:
+        raise ValueError(f"{folder} holds model {found!r}, not {model_id!r}")
+    return load_videoldm(folder, chosen, _dtype(dtype, chosen))
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: {error}") from error
+    return name
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is none of {['auto', *DTYPES]}")
+    return DTYPES[name]

@@ -147,10 +147,23 @@ def test_the_digest_names_the_weights(tmp_path: Path) -> None:
     assert one == same != other
 
 
-def test_an_unknown_model_is_refused_naming_those_there_are(tmp_path: Path) -> None:
-    build_preset(tmp_path / "tiny")
-    with pytest.raises(ValueError, match=r"'sora' is none of \['tiny'\]"):
-        load_model("sora", tmp_path)
+def test_an_unknown_model_is_refused_naming_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'sora' is none of \[.*'pocket'.*\]"):
+        load_model("sora")
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = build_preset(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="holds model 'tiny', not 'pocket'"):
+        load_model("pocket", folder)
+    assert load_model("tiny", folder, "cpu", "float32").card.id == "tiny"
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("abacus", "float32"), ("cpu", "int3")])
+def test_unknown_devices_and_dtypes_are_refused(tmp_path: Path, device: str, dtype: str) -> None:
+    folder = build_preset(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="abacus|int3"):
+        load_model("tiny", folder, device, dtype)
 
 
 def test_pockets_card_equals_what_its_config_yields() -> None:
