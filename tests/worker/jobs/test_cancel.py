@@ -95,6 +95,8 @@ def test_a_deleted_running_job_stops_and_its_result_is_refused(bench, result):
     bench.store.delete(job.id, "studio")
     assert bench.store.cancel_requested(job.id)
     assert bench.redis.ttl(keys.job(job.id)) == -1
+    with pytest.raises(JobNotFound):
+        bench.store.get(job.id)
     for _ in range(2):
         assert not bench.store.complete(job.id, exec, result)
     assert 0 < bench.redis.ttl(keys.job(job.id)) <= 24 * 3600
