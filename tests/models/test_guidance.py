@@ -325,3 +325,12 @@ def test_reconstruction_of_a_sample_does_not_depend_on_its_batch() -> None:
         guide_to_frames(autoregressive, known[:count], MASK, 2.0, silence) for count in (3, 1)
     ]
     torch.testing.assert_close(guided[0](x, SIGMA)[:1], guided[1](x[:1], SIGMA))
+
+
+def test_a_pulled_estimate_holds_on_to_no_graph() -> None:
+    x = addressed_noise(tuple(KNOWN.shape), 4)
+    over_time = guide_to_frames(autoregressive, KNOWN, MASK, 2.0, silence)
+    over_space = guide_to_small(autoregressive, KNOWN, torch.clone, 2.0)
+    assert not over_time(x, SIGMA).requires_grad
+    assert not over_space(x, SIGMA).requires_grad
+    assert not x.requires_grad
