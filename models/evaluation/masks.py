@@ -102,6 +102,7 @@ def _blurred(frames: Tensor, sigma: float) -> Tensor:
     )
 
 
+@torch.enable_grad()
 def train_finder(world: World, steps: int, seed: str) -> SubjectFinder:
     """A finder taught on fresh random clips; the same for the same world, steps and seed."""
     draw = random.Random(seed)

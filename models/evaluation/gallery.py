@@ -1,0 +1,205 @@
+"""What subjects and backgrounds look like, learned from rendered clips only.
+
+Linear discriminants (Fisher 1936, with shrinkage as in Friedman 1989) on classifier features of
+subject crops, and on background statistics. The renders use other seeds, textures, places and sizes
+than those that are measured. Fitted once and cached outside the repository under a hash of
+everything it depends on.
+"""
+
+import ast
+import hashlib
+import random
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from models.evaluation import checker as checker_code
+from models.evaluation import features as features_code
+from models.evaluation import masks as masks_code
+from models.evaluation.checker import Views, look
+from models.evaluation.features import EfficientNetLite, features, load_features
+from models.evaluation.masks import SubjectFinder, softened, train_finder
+from models.training import scenes as scenes_code
+from models.training import world as world_code
+from models.training.assets import cache_dir
+from models.training.concepts import TRAINED
+from models.training.scenes import SCENES, paint_bank
+from models.training.sprites import SpriteSheet, sheet_dir
+from models.training.world import CLIP_SECONDS, World, WorldConfig
+
+SCENE_NAMES = tuple(scene.name for scene in SCENES)
+
+
+@dataclass(frozen=True)
+class GalleryConfig:
+    """How much is rendered to learn from."""
+
+    concepts: tuple[str, ...]
+    clips: int = 12  # per concept; 4 or more
+    frames: int = 6  # per clip; CROPS or more
+    finder_steps: int = 300
+    shrinkage: float = 0.1  # of the within-class covariance towards a sphere, 0..1
+    bank_seed: int = 1  # of the background textures; those of training have 0
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """A linear map under which classes are spheres, and where they lie."""
+
+    origin: Tensor  # (d,)
+    axes: Tensor  # (d, k)
+    means: Tensor  # (classes, k)
+
+    def similarities(self, x: Tensor) -> Tensor:
+        """Cosine to every class: (n, d) -> (n, classes), in -1..1."""
+        placed = functional.normalize((x - self.origin) @ self.axes, dim=1)
+        return placed @ functional.normalize(self.means, dim=1).T
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Distance to every class in within-class deviations: (n, d) -> (n, classes)."""
+        return torch.cdist((x - self.origin) @ self.axes, self.means)
+
+
+def fit(x: Tensor, labels: Tensor, classes: int, shrinkage: float) -> Discriminant:
+    """The discriminant of labelled vectors.
+
+    x       (n, d); labels (n,) in 0..classes - 1
+    raises  ValueError if a class has no vector
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    if int(counts.min()) == 0:
+        raise ValueError(f"class {int(counts.argmin())} has no examples")
+    means = torch.zeros(classes, x.shape[1]).index_add_(0, labels, x) / counts[:, None]
+    within = (x - means[labels]).T @ (x - means[labels]) / len(x)
+    sphere = within.diagonal().mean() * torch.eye(x.shape[1])
+    factor = torch.linalg.cholesky((1 - shrinkage) * within + shrinkage * sphere)
+    origin = means.mean(0)
+    white = torch.linalg.solve_triangular(factor, (means - origin).T, upper=False).T
+    basis, strength, _ = torch.linalg.svd(white, full_matrices=False)
+    kept = basis[:, strength / strength[0] > 1e-4]  # the span of the class means
+    axes = torch.linalg.solve_triangular(factor.T, kept, upper=True)
+    return Discriminant(origin, axes, (means - origin) @ axes)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything that recognises: finder, features, and both discriminants."""
+
+    concepts: tuple[str, ...]
+    finder: SubjectFinder
+    network: EfficientNetLite
+    subjects: Discriminant
+    scenes: Discriminant
+
+    def recognise(self, views: Views) -> Tensor:
+        """Similarity of the subject to every concept, over all crops: (concepts,)."""
+        return self.subjects.similarities(features(self.network, views.crops).mean(0)[None])[0]
+
+    def scene(self, views: Views) -> str:
+        """The background's name."""
+        return SCENE_NAMES[int(self.scenes.distances(views.backdrop[None])[0].argmin())]
+
+
+def open_gallery(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
+    """The gallery, learned on first use and read from the cache after."""
+    path = cache_dir() / "evaluation" / f"gallery-{_key(config)}.safetensors"
+    if path.exists():
+        return _unpacked(load_file(path), config)
+    gallery = learn(sheet, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(_packed(gallery), partial)
+    partial.rename(path)
+    return gallery
+
+
+def learn(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
+    """Learn finder and discriminants from rendered clips: minutes of one core."""
+    world = other_world(sheet, config.bank_seed, TRAINED)
+    finder = train_finder(world, config.finder_steps, "finder")
+    network = load_features()
+    vectors, subjects, backdrops, scenes = [], [], [], []
+    draw = random.Random("gallery")
+    for index, concept in enumerate(config.concepts):
+        for views, scene in _viewed(_narrowed(world, concept), finder, config, draw):
+            vectors.append(features(network, views.crops))
+            subjects += [index] * len(views.crops)
+            backdrops.append(views.backdrop)
+            scenes.append(SCENE_NAMES.index(scene))
+    classes, places = len(config.concepts), len(SCENE_NAMES)
+    return Gallery(
+        config.concepts,
+        finder,
+        network,
+        fit(torch.cat(vectors), torch.tensor(subjects), classes, config.shrinkage),
+        fit(torch.stack(backdrops), torch.tensor(scenes), places, 1e-3),
+    )
+
+
+def other_world(sheet: SpriteSheet, bank_seed: int, concepts: tuple[str, ...]) -> World:
+    """The world of moving and standing subjects, over textures of another seed."""
+    world = World(sheet, WorldConfig(concepts, direction_share=0.8, still_share=0.2))
+    world.bank = paint_bank(bank_seed)
+    return world
+
+
+def _narrowed(world: World, concept: str) -> World:
+    other = copy(world)
+    other.config = replace(world.config, concepts=(concept,))
+    return other
+
+
+def _viewed(
+    world: World, finder: SubjectFinder, config: GalleryConfig, draw: random.Random
+) -> Iterator[tuple[Views, str]]:
+    """Random clips of a world, half of them softened, as the checker sees them."""
+    states = [world.sample(draw) for _ in range(config.clips)]
+    times = torch.linspace(0.05, CLIP_SECONDS - 0.05, config.frames).expand(len(states), -1)
+    clips = world.render(states, times) * 0.5 + 0.5
+    clips[::2] = softened(clips[::2], draw)
+    fps = (config.frames - 1) / (CLIP_SECONDS - 0.1)
+    for clip, state in zip(clips, states, strict=True):
+        yield look(finder, clip, fps), state.scene
+
+
+def _key(config: GalleryConfig) -> str:
+    """Hash of all that shapes a gallery: numbers, the code that renders and reads, the cut-outs."""
+    total = hashlib.sha256(repr(config).encode())
+    for module in (world_code, scenes_code, features_code, masks_code, checker_code):
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
+        total.update(ast.dump(ast.parse(source)).encode())  # blind to comments and layout
+    total.update((sheet_dir() / "index.json").read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _packed(gallery: Gallery) -> dict[str, Tensor]:
+    tensors = {f"finder.{name}": value for name, value in gallery.finder.state_dict().items()}
+    for part in ("subjects", "scenes"):
+        for name, value in vars(getattr(gallery, part)).items():
+            tensors[f"{part}.{name}"] = value.contiguous()
+    return tensors
+
+
+def _unpacked(tensors: dict[str, Tensor], config: GalleryConfig) -> Gallery:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(f"{prefix}."): value
+            for name, value in tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+
+    finder = SubjectFinder()
+    finder.load_state_dict(part("finder"))
+    return Gallery(
+        config.concepts,
+        finder.eval().requires_grad_(False),
+        load_features(),
+        Discriminant(**part("subjects")),
+        Discriminant(**part("scenes")),
+    )
