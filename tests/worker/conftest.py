@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 LEASE_S = 2
 
 
-def until(condition: Callable[[], Any], limit_s: float = 30.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], limit_s: float = 60.0, what: str = "") -> Any:
     """Wait for a true value and return it."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
@@ -51,7 +51,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, limit_s: float = 30.0) -> int:
+    def wait(self, limit_s: float = 60.0) -> int:
         """Wait for the end; the exit status."""
         return self._process.wait(limit_s)
 
@@ -113,7 +113,7 @@ class Studio:
     def worker(self, **settings: Any) -> Process:
         """Start a worker and wait until it is ready."""
         process = self.start("worker", **settings)
-        until(lambda: self.info(process).state == "idle", 60.0, "worker ready")
+        until(lambda: self.info(process).state == "idle", 120.0, "worker ready")
         return process
 
     def info(self, process: Process) -> WorkerInfo:
@@ -129,7 +129,7 @@ class Studio:
     def job(self, job_id: str) -> Job:
         return self.store.get(job_id)
 
-    def ended(self, job_id: str, limit_s: float = 30.0) -> Job:
+    def ended(self, job_id: str, limit_s: float = 60.0) -> Job:
         """The job once it has ended."""
         until(lambda: self.job(job_id).status in TERMINAL, limit_s, f"end of {self.job(job_id)}")
         return self.job(job_id)

@@ -11,7 +11,7 @@ from tests.worker.conftest import LEASE_S, Studio, is_running, until
 from worker.jobs import transport
 from worker.jobs.contract import ErrorCode, Status
 
-TAKEOVER_S = LEASE_S + 6  # lease, janitor's tick and lock, and a slow machine
+TAKEOVER_S = 25.0  # the bound promised; here lease and tick are short, but machines may be slow
 QUEUE = transport.queue_name("pocket")
 
 
@@ -73,7 +73,7 @@ def test_zombie_still_computing_stops_itself(studio: Studio) -> None:
     until(lambda: studio.job(job_id).attempt == 2, TAKEOVER_S, "takeover")
     os.kill(zombie.child_pid(), signal.SIGCONT)
     zombie.signal(signal.SIGCONT)
-    until(lambda: "fenced" in zombie.log.read_text(), 5, "the fenced attempt")
+    until(lambda: "fenced" in zombie.log.read_text(), what="the fenced attempt")
     assert studio.ended(job_id).status is Status.COMPLETED
     assert studio.completions(job_id) == 1
 
@@ -146,6 +146,6 @@ def test_janitor_killed_holding_the_lock_is_succeeded(studio: Studio) -> None:
     until(lambda: "janitor.active" in first.log.read_text())
     second = studio.start("worker.janitor")
     first.signal(signal.SIGKILL)
-    until(lambda: "janitor.active" in second.log.read_text(), 8)
+    until(lambda: "janitor.active" in second.log.read_text())
     second.signal(signal.SIGTERM)
     assert second.wait() == 0
