@@ -38,7 +38,7 @@ EXIT_ORPHANED = 4
 EXIT_UNUSABLE = 3
 PR_SET_PDEATHSIG = 1
 
-Loader = Callable[[str, Path, str, str], VideoModel]
+Loader = Callable[[str, Path | None, str, str], VideoModel]
 
 
 class Orders:
@@ -158,7 +158,8 @@ def load_failure(config: ChildConfig, error: Exception) -> Failed:
     """For the operator, so with the path and the cause."""
     failure = read_failure(error, None)
     reason = f"{type(error).__name__}: {error}"[:2000]
-    message = f"model {config.model!r} does not load from {config.weights_dir}: {reason}"
+    folder = config.weights_dir or "its own folder"
+    message = f"model {config.model!r} does not load from {folder}: {reason}"
     return failure.model_copy(update={"message": message, "fatal": True, "retryable": False})
 
 

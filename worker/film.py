@@ -8,6 +8,7 @@ import errno
 import importlib.metadata
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def make_film(
             job_id=run.job_id,
             attempt=run.attempt,
             code=str(failure.code),
-            exc_info=error,
+            fault=type(error).__name__,
+            where=read_places(error),
         )
         return failure
 
@@ -139,6 +141,12 @@ def read_failure(error: Exception, token: str | None) -> Failed:
     if isinstance(error, ValueError):
         return failed(ErrorCode.INTERNAL_ERROR, "The model does not accept this request.")
     return failed(ErrorCode.INTERNAL_ERROR, "The model failed on this request.")
+
+
+def read_places(error: Exception) -> list[str]:
+    """Where it happened, innermost last; never its text, which may quote a prompt."""
+    calls = traceback.extract_tb(error.__traceback__)[-8:]
+    return [f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls]
 
 
 def _make(

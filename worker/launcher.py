@@ -38,7 +38,7 @@ class ChildConfig(BaseModel):
     parent_pid: int
     loader: str  # "module:function"
     model: str
-    weights_dir: Path
+    weights_dir: Path | None  # None: the model's own folder
     device: str
     dtype: str
     data_dir: Path
@@ -223,7 +223,7 @@ class Launcher:
             parent_pid=os.getpid(),
             loader=settings.model_loader,
             model=settings.model,
-            weights_dir=settings.resolved_weights_dir,
+            weights_dir=settings.weights_dir,
             device=settings.device,
             dtype=settings.dtype,
             data_dir=settings.data_dir.resolve(),

@@ -56,7 +56,7 @@ def read_config() -> ChildConfig:
         parent_pid=os.getppid(),
         loader=settings.model_loader,
         model=settings.model,
-        weights_dir=settings.resolved_weights_dir,
+        weights_dir=settings.weights_dir,
         device=settings.device,
         dtype=settings.dtype,
         data_dir=settings.data_dir,

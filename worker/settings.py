@@ -13,8 +13,6 @@ from worker.jobs.settings import JobSettings
 
 log = structlog.get_logger()
 
-MODELS_DIR = Path(__file__).parent.parent / "models"
-
 EXIT_BAD_SETTINGS = 2
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -24,7 +22,7 @@ class WorkerSettings(JobSettings):
     """Settings of `python -m worker`, read from `PRAXINO_…` when instantiated."""
 
     model: str = "pocket"  # id of the one model this worker keeps loaded
-    weights_dir: Path | None = None  # folder of that model's weights; None: its package folder
+    weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
     dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"
     torch_threads: Annotated[int, Field(ge=0)] = 0  # 0 leaves the choice to torch
@@ -40,11 +38,6 @@ class WorkerSettings(JobSettings):
     crash_limit: Annotated[int, Field(ge=1)] = 6  # child crashes in a row before giving up
     max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
     max_file_mb: Annotated[int, Field(ge=0)] = 0  # largest file the child may write; 0: no limit
-
-    @property
-    def resolved_weights_dir(self) -> Path:
-        """The folder the weights are read from."""
-        return self.weights_dir or MODELS_DIR / self.model
 
 
 class JanitorSettings(JobSettings):

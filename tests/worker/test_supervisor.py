@@ -180,6 +180,10 @@ def test_deterministic_fault_fails_at_once(running: Running, fault: str, code: E
     assert job.error is not None
     assert (job.error.code, job.attempt) == (code, 1)
     assert "/path" not in job.error.message
+    log = worker.log.read_text()
+    assert "misbehave" in log  # where it happened
+    assert "raise=" not in log  # never the prompt, nor a text that may quote it
+    assert "/path" not in log
     assert studio.ended(studio.submit()).status is Status.COMPLETED
     assert studio.info(worker).loads == loads
 
