@@ -53,8 +53,15 @@ class Cancelled(Exception):
 class VideoModel(Protocol):
     """A loaded model. Serves one task at a time; not thread-safe."""
 
-    card: ModelCard
-    weights_sha256: str  # hex digest over every weight file, in name order
+    @property
+    def card(self) -> ModelCard:
+        """What the model can do."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hex digest over every weight file, in name order."""
+        ...
 
     def generate(self, task: Task, on_step: OnStep) -> Frames:
         """Make the clip.

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.training.concepts import HELD_OUT
-from models.training.loop import Ahead, Draws, Run, RunConfig, averaged
+from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, channels_last
 from models.training.sprites import open_sheet
 from models.training.world import World, WorldConfig
 from models.videoldm.autoencoder import Autoencoder
@@ -93,7 +93,7 @@ def main(
     world = World(sheet, WORLD)
     held_out = World(sheet, replace(WORLD, concepts=tuple(sorted(HELD_OUT))))
     torch.manual_seed(0)
-    autoencoder = Autoencoder(AutoencoderConfig()).to(memory_format=torch.channels_last)
+    autoencoder = channels_last(Autoencoder(AutoencoderConfig()))
     run = Run(folder, autoencoder, RunConfig(steps, batch, learning_rate))
     frames = frames_of(held_out, 64, random.Random("held out"))
 

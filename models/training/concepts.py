@@ -43,7 +43,8 @@ money bag; package; postbox; pushpin; locked; key; hammer; axe; bomb; boomerang;
 screwdriver; toolbox; magnet; ladder; test tube; microscope; telescope; syringe; pill; door; chair;
 toilet; bathtub; broom; basket; bucket; soap; toothbrush; fire extinguisher; shopping cart; moai;
 ghost; alien; alien monster; robot; skull; beating heart; sunflower; rose; tulip; hibiscus;
-maple leaf; four leaf clover; cactus; palm tree; evergreen tree; potted plant; umbrella with rain drops"""
+maple leaf; four leaf clover; cactus; palm tree; evergreen tree; potted plant;
+umbrella with rain drops"""
 
 HELD_OUT = frozenset(
     """fox; zebra; hippopotamus; koala; otter; eagle; parrot; lizard; dolphin; crab; honeybee;
@@ -62,8 +63,10 @@ CONCEPTS = _names(_ANIMALS) + _names(_TRAVEL) + _names(_FOOD) + _names(_OBJECTS)
 TRAINED = tuple(name for name in CONCEPTS if name not in HELD_OUT)
 
 _PLURALS = frozenset(
-    "grapes; cherries; blueberries; pancakes; french fries; glasses; jeans; gloves; books; maracas; "
-    "nesting dolls; popcorn; sushi; bacon; soap; money; fire; yarn; bread; corn; garlic".split("; ")
+    """grapes; cherries; blueberries; pancakes; french fries; glasses; jeans; gloves; books;
+maracas; nesting dolls; popcorn; sushi; bacon; soap; fire; yarn; bread; corn; garlic""".replace(
+        "\n", " "
+    ).split("; ")
 )
 _SPOKEN = {
     "snowman without snow": "snowman",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.training.batches import ClipBatch, ClipMaker, fill_bank
 from models.training.concepts import FIRST_EDITION
-from models.training.loop import Ahead, Draws, Run, RunConfig, averaged
+from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, channels_last
 from models.training.sprites import open_sheet
 from models.training.world import World, WorldConfig
 from models.videoldm.autoencoder import Autoencoder
@@ -87,7 +87,7 @@ class Workshop:
     def unet(self) -> UNet:
         """A fresh network of the preset's shape."""
         torch.manual_seed(0)
-        return UNet(self.config.unet).to(memory_format=torch.channels_last)
+        return channels_last(UNet(self.config.unet))
 
     def preview(self, unet: UNet, frames: int) -> Callable[[Path], None]:
         """Draws samples of fixed prompts: a row a prompt, every second frame of a clip."""
@@ -162,8 +162,10 @@ def clips(
     frames: int = 16,
     fps: float = 8.0,
     learning_rate: float = 6e-4,
+    cooldown: Annotated[float, typer.Option(help="Share of steps with a falling rate.")] = 0.25,
     frozen: Annotated[bool, typer.Option(help="Keep the image model as it is.")] = False,
-    images_every: Annotated[int, typer.Option(help="Every how many steps one is of images.")] = 8,
+    images_every: Annotated[int, typer.Option(help="One step in so many is of images.")] = 8,
+    images_batch: int = 32,
 ) -> None:
     """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
     shop = Workshop(preset, folder, FIRST_EDITION)
@@ -172,11 +174,12 @@ def clips(
     temporal = {id(parameter) for parameter in unet.temporal_parameters()}
     for parameter in unet.parameters():
         parameter.requires_grad_(not frozen or id(parameter) in temporal)
-    run = Run(folder, unet, RunConfig(steps, batch, learning_rate, cooldown=0.25, ema_decay=0.998))
+    config = RunConfig(steps, batch, learning_rate, cooldown=cooldown, ema_decay=0.998)
+    run = Run(folder, unet, config)
 
     def make(draws: Draws) -> ClipBatch:
         if draws.python.randrange(images_every) == 0:
-            return shop.maker.images(batch * 4, draws)
+            return shop.maker.images(images_batch, draws)
         return shop.maker.clips(batch, frames, fps, draws)
 
     ahead = Ahead(make)

@@ -46,6 +46,7 @@ class Draws:
 
 
 Batch = TypeVar("Batch")
+Module = TypeVar("Module", bound=nn.Module)
 Loss = Callable[[int, Draws], dict[str, Tensor]]  # must hold "loss"; the rest is logged
 Preview = Callable[[Path], None]
 
@@ -216,7 +217,17 @@ class Run:
         for key, value in load_file(self.folder / "moments.safetensors").items():
             index, name = key.split(".", 1)
             parameter = self.trainable[int(index)]
-            self.optimiser.state[parameter][name] = value if name == "step" else value.to(self.device)
+            self.optimiser.state[parameter][name] = (
+                value if name == "step" else value.to(self.device)
+            )
+
+
+def channels_last(module: Module) -> Module:
+    """The module with its convolutions' weights laid out as CPUs and GPUs like them best."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def averaged(folder: Path) -> dict[str, Tensor]:
@@ -226,5 +237,7 @@ def averaged(folder: Path) -> dict[str, Tensor]:
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial)
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial
+    )
     os.replace(partial, path)

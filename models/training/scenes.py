@@ -129,9 +129,8 @@ def _gradient(name: str, rng: np.random.Generator) -> Texture:
     places = [stop if stop in (0.0, 1.0) else stop + shift for stop, _ in stops]
     rows = np.linspace(0, 1, HEIGHT)
     tint = rng.normal(0, 0.02, 3)
-    column = np.stack(
-        [np.interp(rows, places, [colour[band] for _, colour in stops]) for band in range(3)], -1
-    )
+    bands = [np.interp(rows, places, [colour[band] for _, colour in stops]) for band in range(3)]
+    column = np.stack(bands, -1)
     texture = np.broadcast_to((column + tint)[:, None], (HEIGHT, WIDTH, 3)).copy()
     if name == "night":
         _add_stars(texture, rng)
@@ -165,7 +164,7 @@ def _panorama(name: str) -> NDArray[np.float32]:
     encoded = re.search(r"base64,([A-Za-z0-9+/=]+)", script.read_text(encoding="ascii"))
     if encoded is None:
         raise ValueError(f"{script}: holds no base64 picture")
-    with av.open(io.BytesIO(base64.b64decode(encoded[1]))) as file:
+    with av.open(io.BytesIO(base64.b64decode(encoded[1])), "r") as file:
         linear = next(file.decode(video=0)).to_ndarray(format="gbrpf32le")
     exposed = linear * (0.35 / np.exp(np.log(linear.mean(-1) + 1e-4).mean()))
     bounded = np.nan_to_num(exposed / (1 + exposed), nan=1.0)  # the sun itself is infinite
@@ -178,4 +177,4 @@ def _crop(panorama: NDArray[np.float32], rng: np.random.Generator) -> Texture:
     top = (panorama.shape[0] - high) // 2 + int(rng.integers(-8, 9))
     piece = (rolled[top : top + high, :wide] * 255).clip(0, 255).astype(np.uint8)
     small = Image.fromarray(piece).resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255
+    return (np.asarray(small, np.float32) / 255).astype(np.float32)

@@ -47,7 +47,7 @@ class Sprite:
 
 
 class SpriteSheet:
-    """All cut-outs by concept, premultiplied RGBA: `frames` (n, 96, 96, 4), `halves` (n, 48, 48, 4)."""
+    """All cut-outs, premultiplied RGBA: `frames` (n, 96, 96, 4) and `halves` (n, 48, 48, 4)."""
 
     def __init__(self, folder: Path) -> None:
         rows = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -114,13 +114,9 @@ def _premultiplied(image: Image.Image) -> NDArray[np.uint8]:
     high, wide = pixels.shape[:2]
     side = max(high, wide)
     top, left = (side - high) // 2, (side - wide) // 2
-    square = np.pad(
-        pixels, ((top, side - high - top), (left, side - wide - left), (0, 0))
-    )
+    square = np.pad(pixels, ((top, side - high - top), (left, side - wide - left), (0, 0)))
     bands = [
-        np.asarray(
-            Image.fromarray(square[..., band]).resize((SIDE, SIDE), Image.Resampling.BOX)
-        )
+        np.asarray(Image.fromarray(square[..., band]).resize((SIDE, SIDE), Image.Resampling.BOX))
         for band in range(4)
     ]
     return np.stack(bands, -1).round().clip(0, 255).astype(np.uint8)

@@ -36,7 +36,10 @@ def converted(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         ]
         for part in ("weight", "bias"):
             ours[f"{new}.query_key_value.{part}"] = torch.cat(
-                [theirs[f"{old}.attention.self.{role}.{part}"] for role in ("query", "key", "value")]
+                [
+                    theirs[f"{old}.attention.self.{role}.{part}"]
+                    for role in ("query", "key", "value")
+                ]
             )
     for new, old in pairs:
         for part in ("weight", "bias"):

@@ -87,7 +87,7 @@ class SpatialTransformer(nn.Module):
         ref_mask   (b, r) True for references in use; None when there are none
         returns    as x; a reference frame sees only itself and the text
         """
-        b, frames, _, h, w = x.shape
+        _b, frames, _, h, w = x.shape
         tokens = rearrange(x, "b f c h w -> b f (h w) c")
         tokens = tokens + self._within(self.norm_self(tokens), references, ref_mask)
         flat = rearrange(tokens, "b f s c -> b (f s) c")
@@ -148,7 +148,7 @@ class TemporalTransformer(nn.Module):
         window   (t, t) True where attention is allowed, or None
         returns  (b, c, t, s)
         """
-        b, _, t, s = x.shape
+        b, _, _t, s = x.shape
         begun = rearrange(x, "b c t s -> (b s) t c")
         spread = tuple(repeat(part, "b t d -> (b s) 1 t d", s=s) for part in phases)
         tokens = self.norm_self(begun)
@@ -161,7 +161,7 @@ class TemporalTransformer(nn.Module):
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864, eq. 34) of pairs (i, i + d/2)."""
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864, eq. 34) of pairs (i, i + d/2)."""
     first, second = x.chunk(2, -1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1)
 

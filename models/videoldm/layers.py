@@ -57,7 +57,7 @@ class SpatialResidual(nn.Module):
 
 
 class FrameNorm(nn.Module):
-    """Group normalisation of each frame by itself: statistics over channels of a group and space."""
+    """Group normalisation of each frame by itself: no statistics over time."""
 
     def __init__(self, groups: int, width: int) -> None:
         super().__init__()

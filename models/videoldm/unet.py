@@ -73,7 +73,7 @@ class SpaceTimeBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (b, f, c, h, w), the last `references` frames of which are reference pictures."""
-        b, f, _, h, w = x.shape
+        b, _f, _, _h, _w = x.shape
         embedding = rearrange(context.spatial, "b f e -> (b f) e")
         flat = self.residual(rearrange(x, "b f c h w -> (b f) c h w"), embedding)
         x = rearrange(flat, "(b f) c h w -> b f c h w", b=b)
@@ -130,7 +130,9 @@ class Embedder(nn.Module):
         embed = config.embed_width
         self.embed = embed
         self.noise = nn.Sequential(nn.Linear(embed, embed), nn.SiLU(), nn.Linear(embed, embed))
-        self.fps = nn.Sequential(nn.Linear(embed, embed), nn.SiLU(), zeroed(nn.Linear(embed, embed)))
+        self.fps = nn.Sequential(
+            nn.Linear(embed, embed), nn.SiLU(), zeroed(nn.Linear(embed, embed))
+        )
         self.frame_sigma = nn.Sequential(
             nn.Linear(embed, embed), nn.SiLU(), zeroed(nn.Linear(embed, embed))
         )
@@ -277,20 +279,26 @@ class UNet(nn.Module):
 
     def _through(self, hidden: Tensor, context: Context) -> Tensor:
         skips = [hidden]
-        for level, blocks in enumerate(self.down_blocks):
-            for block in blocks:
+        for level in range(len(self.config.widths)):
+            for block in self._blocks(self.down_blocks, level):
                 hidden = block(hidden, context)
                 skips.append(hidden)
             if level < len(self.downs):
                 hidden = _framewise(self.downs[level], hidden)
                 skips.append(hidden)
         hidden = self.middle(hidden, context)
-        for level, blocks in enumerate(self.up_blocks):
-            for block in blocks:
+        for level in range(len(self.config.widths)):
+            for block in self._blocks(self.up_blocks, level):
                 hidden = block(torch.cat([hidden, skips.pop()], 2), context)
             if level < len(self.ups):
                 hidden = _framewise(self.ups[level], hidden)
         return hidden
+
+    @staticmethod
+    def _blocks(levels: nn.ModuleList, level: int) -> nn.ModuleList:
+        blocks = levels[level]
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
 
 
 def _framewise(layer: nn.Module, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ TASK = Task(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoLDM]:
     torch.set_num_threads(1)
     folder = build_preset(tmp_path_factory.mktemp("models") / "tiny")
-    yield load_videoldm(folder, "cpu", torch.float32)
+    return load_videoldm(folder, "cpu", torch.float32)
 
 
 def silent(step: Step) -> None:
@@ -46,7 +46,8 @@ def silent(step: Step) -> None:
 def test_same_request_and_seed_make_the_same_film(model: VideoLDM, sampler: str) -> None:
     task = replace(TASK, sampler=sampler)
     film = model.generate(task, silent)
-    assert film.shape == (8, 32, 32, 3) and film.dtype == np.uint8
+    assert film.shape == (8, 32, 32, 3)
+    assert film.dtype == np.uint8
     assert np.array_equal(film, model.generate(task, silent))
     assert not np.array_equal(film, model.generate(replace(task, seed=8), silent))
 
@@ -162,7 +163,7 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("device", "dtype"), [("abacus", "float32"), ("cpu", "int3")])
 def test_unknown_devices_and_dtypes_are_refused(tmp_path: Path, device: str, dtype: str) -> None:
     folder = build_preset(tmp_path / "tiny")
-    with pytest.raises(ValueError, match="abacus|int3"):
+    with pytest.raises(ValueError, match=r"abacus|int3"):
         load_model("tiny", folder, device, dtype)
 
 
@@ -172,7 +173,8 @@ def test_pockets_card_equals_what_its_config_yields() -> None:
     for size in card.sizes:
         wide, high = map(int, size.split("x"))
         cells = config.autoencoder.factor * config.unet.patch * 2 ** (len(config.unet.widths) - 1)
-        assert wide % cells == 0 and high % cells == 0
+        assert wide % cells == 0
+        assert high % cells == 0
     assert card.frames.allows(card.default_frames)
     assert card.default_frames == config.unet.trained_frames
     assert max(card.frames.maximum / fps for fps in card.fps) <= config.unet.max_clip_s

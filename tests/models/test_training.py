@@ -77,7 +77,8 @@ def test_training_lowers_the_loss_and_writes_a_log(tmp_path: Path) -> None:
     assert rows[0].startswith("step,seconds,loss")
     first, last = (float(rows[index].split(",")[2]) for index in (1, -1))
     assert last < first / 2
-    assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob("*.pkl"))
+    assert not list(tmp_path.glob("*.pt"))
+    assert not list(tmp_path.glob("*.pkl"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -95,7 +96,8 @@ def test_the_rate_rises_holds_and_falls_to_zero() -> None:
     rates = [rate(step, config) for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert set(rates[10:80]) == {1.0}
-    assert rates[100] == 0 and rates[80:] == sorted(rates[80:], reverse=True)
+    assert rates[100] == 0
+    assert rates[80:] == sorted(rates[80:], reverse=True)
 
 
 def test_draws_are_addressed_by_seed_and_step() -> None:
@@ -106,7 +108,8 @@ def test_draws_are_addressed_by_seed_and_step() -> None:
 
 
 def test_held_out_concepts_are_in_no_training_list() -> None:
-    assert len(concepts.HELD_OUT) >= 40 and len(concepts.TRAINED) >= 250
+    assert len(concepts.HELD_OUT) >= 40
+    assert len(concepts.TRAINED) >= 250
     assert not concepts.HELD_OUT & set(concepts.TRAINED)
     assert set(concepts.FIRST_EDITION) <= set(concepts.TRAINED)
     assert len(set(concepts.FIRST_EDITION)) >= 150
@@ -128,7 +131,9 @@ def test_a_paraphrase_never_says_another_direction() -> None:
 
 
 def test_twelve_scenes_and_eight_directions_have_words() -> None:
-    assert len(SCENES) >= 12 and len(DIRECTIONS) == 8 and "still" in MANNERS
+    assert len(SCENES) >= 12
+    assert len(DIRECTIONS) == 8
+    assert "still" in MANNERS
     assert len({scene.phrase for scene in SCENES}) == len(SCENES)
 
 
@@ -178,7 +183,8 @@ def test_a_subject_moves_as_its_direction_says(world: World, motion: str) -> Non
 def test_other_motions_render_and_still_is_still(world: World, motion: str) -> None:
     times = torch.linspace(0, CLIP_SECONDS, 5)[None]
     frames = world.render([state(motion)], times)
-    assert frames.shape == (1, 3, 5, 64, 64) and frames.abs().max() <= 1
+    assert frames.shape == (1, 3, 5, 64, 64)
+    assert frames.abs().max() <= 1
     moved = (frames[:, :, 1:] - frames[:, :, :-1]).abs().max() > 0.1
     assert bool(moved) == (motion not in ("still", "turn"))  # a disc turns unseen
 
@@ -192,7 +198,8 @@ def test_any_frame_rate_shows_the_same_film(world: World) -> None:
 def test_a_script_fixes_what_the_clip_shows(world: World) -> None:
     script = Script("disc", "up and left", True, "desert")
     made = world.sample(random.Random(3), script)
-    assert made.subject.motion == "up and left" and made.scene == "desert"
+    assert made.subject.motion == "up and left"
+    assert made.scene == "desert"
     assert made.subject.speed > 1.5 * SLOW
 
 

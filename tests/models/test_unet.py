@@ -176,7 +176,8 @@ def test_beyond_the_trained_length_attention_is_a_window() -> None:
 
     window = frame_window(t, 4, torch.device("cpu"))
     assert window is not None
-    assert window[0, 8] and not window[0, 9]
+    assert window[0, 8]
+    assert not window[0, 9]
     assert frame_window(4, 4, torch.device("cpu")) is None
 
 
@@ -193,9 +194,7 @@ def test_temporal_parameters_are_all_that_images_do_not_train() -> None:
     unused = {n for n, p in unet.named_parameters() if p.grad is None}
     temporal = {id(p) for p in unet.temporal_parameters()}
     assert unused == {
-        n
-        for n, p in unet.named_parameters()
-        if id(p) in temporal and not n.startswith("embedder.")
+        n for n, p in unet.named_parameters() if id(p) in temporal and not n.startswith("embedder.")
     }
 
 
