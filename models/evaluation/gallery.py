@@ -10,7 +10,6 @@ import ast
 import hashlib
 import random
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def fit(x: Tensor, labels: Tensor, classes: int, shrinkage: float) -> Discrimina
     sphere = within.diagonal().mean() * torch.eye(x.shape[1])
     factor = torch.linalg.cholesky((1 - shrinkage) * within + shrinkage * sphere)
     origin = means.mean(0)
-    white = torch.linalg.solve_triangular(factor, (means - origin).T, upper=False).T
+    white = torch.linalg.solve_triangular(factor, (means - origin).T, upper=False)
     basis, strength, _ = torch.linalg.svd(white, full_matrices=False)
     kept = basis[:, strength / strength[0] > 1e-4]  # the span of the class means
     axes = torch.linalg.solve_triangular(factor.T, kept, upper=True)
@@ -121,13 +120,13 @@ def open_gallery(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
 
 def learn(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
     """Learn finder and discriminants from rendered clips: minutes of one core."""
-    world = other_world(sheet, config.bank_seed, TRAINED)
+    world = other_world(sheet, config.bank_seed)
     finder = train_finder(world, config.finder_steps, "finder")
     network = load_features()
     vectors, subjects, backdrops, scenes = [], [], [], []
     draw = random.Random("gallery")
     for index, concept in enumerate(config.concepts):
-        for views, scene in _viewed(_narrowed(world, concept), finder, config, draw):
+        for views, scene in _viewed(world, concept, finder, config, draw):
             vectors.append(features(network, views.crops))
             subjects += [index] * len(views.crops)
             backdrops.append(views.backdrop)
@@ -142,24 +141,24 @@ def learn(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
     )
 
 
-def other_world(sheet: SpriteSheet, bank_seed: int, concepts: tuple[str, ...]) -> World:
-    """The world of moving and standing subjects, over textures of another seed."""
-    world = World(sheet, WorldConfig(concepts, direction_share=0.8, still_share=0.2))
+def other_world(sheet: SpriteSheet, bank_seed: int) -> World:
+    """The world of moving and standing subjects in every style, over textures of another seed."""
+    shares = WorldConfig(TRAINED, direction_share=0.8, still_share=0.2, animated_share=0.5)
+    world = World(sheet, shares)
     world.bank = paint_bank(bank_seed)
     return world
 
 
-def _narrowed(world: World, concept: str) -> World:
-    other = copy(world)
-    other.config = replace(world.config, concepts=(concept,))
-    return other
-
-
 def _viewed(
-    world: World, finder: SubjectFinder, config: GalleryConfig, draw: random.Random
+    world: World,
+    concept: str,
+    finder: SubjectFinder,
+    config: GalleryConfig,
+    draw: random.Random,
 ) -> Iterator[tuple[Views, str]]:
-    """Random clips of a world, half of them softened, as the checker sees them."""
-    states = [world.sample(draw) for _ in range(config.clips)]
+    """Random clips of a concept, half of them softened, as the checker sees them."""
+    scripts = [replace(world.script(draw), concept=concept) for _ in range(config.clips)]
+    states = [world.sample(draw, script) for script in scripts]
     times = torch.linspace(0.05, CLIP_SECONDS - 0.05, config.frames).expand(len(states), -1)
     clips = world.render(states, times) * 0.5 + 0.5
     clips[::2] = softened(clips[::2], draw)

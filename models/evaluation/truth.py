@@ -2,15 +2,13 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from copy import copy
-from dataclasses import replace
 
 import torch
 from einops import rearrange
 
 from models.evaluation.prompts import Prompt
 from models.protocol import Frames
-from models.training.world import FAST, SLOW, ClipState, World, WorldConfig
+from models.training.world import ClipState, Script, World
 
 
 def truths(world: World, prompts: Sequence[Prompt], frames: int, fps: int) -> Iterator[Frames]:
@@ -24,19 +22,5 @@ def truths(world: World, prompts: Sequence[Prompt], frames: int, fps: int) -> It
 
 def state_of(world: World, prompt: Prompt) -> ClipState:
     """A random clip that shows exactly what the prompt says."""
-    draw = random.Random(f"truth:{prompt.seed}")
-    still = prompt.motion == "still"
-    config = WorldConfig(
-        (prompt.concept,), direction_share=0.0 if still else 1.0, still_share=float(still)
-    )
-    chosen = _with(world, config).sample(draw)
-    speed = 0.0 if still else (FAST if prompt.fast else SLOW) * draw.uniform(0.9, 1.1)
-    actor = replace(chosen.subject, motion=prompt.motion, speed=speed)
-    return replace(chosen, actors=(actor,), scene=prompt.scene)
-
-
-def _with(world: World, config: WorldConfig) -> World:
-    """The same cut-outs and textures under another config."""
-    other = copy(world)
-    other.config = config
-    return other
+    script = Script(prompt.concept, prompt.motion, prompt.fast, prompt.scene)
+    return world.sample(random.Random(f"truth:{prompt.seed}"), script)

@@ -108,17 +108,22 @@ def test_speed_is_read_in_frame_sides_a_second(world: World) -> None:
         asked = prompt("right", seed=seed)
         across, down = velocity(true_masks(world, asked), FPS)
         assert across == pytest.approx(state_of(world, asked).subject.speed, rel=0.15)
-        assert across == pytest.approx(speed, rel=0.25) and abs(down) < 0.02
+        assert across == pytest.approx(speed, rel=0.25)
+        assert abs(down) < 0.02
 
 
 def test_a_motion_counts_within_thirty_degrees_only() -> None:
     def at(degrees: float) -> tuple[float, float]:
         return 0.2 * math.cos(math.radians(degrees)), 0.2 * math.sin(math.radians(degrees))
 
-    assert shows_motion(at(29), "right") and shows_motion(at(-29), "right")
-    assert not shows_motion(at(31), "right") and not shows_motion(at(180), "right")
-    assert shows_motion(at(190), "left") and shows_motion(at(-170), "left")
-    assert not shows_motion(at(0), "still") and shows_motion((0.01, 0.02), "still")
+    assert shows_motion(at(29), "right")
+    assert shows_motion(at(-29), "right")
+    assert not shows_motion(at(31), "right")
+    assert not shows_motion(at(180), "right")
+    assert shows_motion(at(190), "left")
+    assert shows_motion(at(-170), "left")
+    assert not shows_motion(at(0), "still")
+    assert shows_motion((0.01, 0.02), "still")
     assert not shows_motion((0.01, 0.02), "right")
 
 
@@ -178,8 +183,10 @@ def test_flicker_is_of_the_background_alone(world: World) -> None:
 def test_softening_keeps_range_and_is_repeatable(world: World) -> None:
     clips = world.render([state_of(world, prompt("up"))], torch.arange(4)[None] / 2) * 0.5 + 0.5
     one, two = (softened(clips, random.Random(7)) for _ in range(2))
-    assert torch.equal(one, two) and not torch.equal(one, clips)
-    assert float(one.min()) >= 0 and float(one.max()) <= 1
+    assert torch.equal(one, two)
+    assert not torch.equal(one, clips)
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
 
 
 def test_a_discriminant_finds_classes_in_correlated_noise() -> None:
@@ -211,8 +218,10 @@ def test_features_are_pooled_and_do_not_depend_on_the_batch() -> None:
 
 def test_wilson_interval() -> None:
     low, high = wilson(8, 10)
-    assert low == pytest.approx(0.4902, abs=1e-4) and high == pytest.approx(0.9433, abs=1e-4)
-    assert wilson(0, 50)[0] == 0 and wilson(0, 50)[1] == pytest.approx(0.0713, abs=1e-4)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert wilson(0, 50)[0] == 0
+    assert wilson(0, 50)[1] == pytest.approx(0.0713, abs=1e-4)
     for right, n in ((-1, 5), (6, 5), (0, 0)):
         with pytest.raises(ValueError, match="no share"):
             wilson(right, n)
@@ -222,7 +231,9 @@ def test_the_control_is_the_mean_over_other_prompts() -> None:
     answers, truth = [0, 1, 2, 0], [0, 1, 0, 2]
     made = score(4, lambda clip, asked: answers[clip] == truth[asked], 1 / 3)
     pairs = [answers[c] == truth[p] for c in range(4) for p in range(4) if c != p]
-    assert made.value == 0.5 and made.control == pytest.approx(sum(pairs) / 12) and made.n == 4
+    assert made.value == 0.5
+    assert made.control == pytest.approx(sum(pairs) / 12)
+    assert made.n == 4
 
 
 def test_area_under_curve_of_perfect_random_and_equal_similarities() -> None:
@@ -250,11 +261,13 @@ def test_perfect_clips_score_one_and_shuffled_prompts_score_chance() -> None:
     scores = measure(readings, prompts, FIRST_EDITION)
     for name in ("subject_r1", "direction", "background"):
         found = getattr(scores, name)
-        assert found.value == 1 and found.control == pytest.approx(found.chance, abs=0.03)
+        assert found.value == 1
+        assert found.control == pytest.approx(found.chance, abs=0.03)
     assert scores.subject_auc.value == 1
     assert scores.subject_auc.control == pytest.approx(0.5, abs=0.03)
     moved = measure(readings[1:] + readings[:1], prompts, FIRST_EDITION)
-    assert moved.subject_r1.value < 0.05 and moved.direction.value < 0.25
+    assert moved.subject_r1.value < 0.05
+    assert moved.direction.value < 0.25
     assert moved.background.value < 0.2
     check_gate(scores, "real")
     with pytest.raises(GateError, match="subject_r1"):
@@ -283,7 +296,8 @@ def test_the_prompts_cover_the_world_and_say_the_truth() -> None:
     assert len(prompts) >= 200
     first = prompts[:200]
     assert len({one.concept for one in first}) >= 150
-    assert {one.motion for one in first} == set(MOTIONS) and len(MOTIONS) == 9
+    assert {one.motion for one in first} == set(MOTIONS)
+    assert len(MOTIONS) == 9
     assert {one.scene for one in first} == set(SCENE_NAMES)
     assert {one.concept for one in prompts} <= set(FIRST_EDITION)
     for one in prompts:
@@ -306,7 +320,8 @@ def test_a_round_trip_keeps_shape_and_kind() -> None:
     torch.manual_seed(0)
     frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
     again = round_trip(Autoencoder(AutoencoderConfig()).eval(), frames)
-    assert again.shape == frames.shape and again.dtype == np.uint8
+    assert again.shape == frames.shape
+    assert again.dtype == np.uint8
 
 
 def test_the_sheet_shows_every_strip(tmp_path: Path) -> None:
