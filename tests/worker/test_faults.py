@@ -104,6 +104,14 @@ def test_queue_server_killed_while_idle_is_waited_for(studio: Studio, valkey: Va
     assert is_running(worker.pid)
 
 
+def test_job_longer_than_its_lease_runs_once(studio: Studio) -> None:
+    studio.start("worker.janitor")
+    studio.worker()
+    job_id = studio.submit("pace=0.1", num_inference_steps=10 * LEASE_S + 25)
+    job = studio.ended(job_id)
+    assert (job.status, job.attempt) == (Status.COMPLETED, 1)
+
+
 def test_two_workers_run_one_id_once(studio: Studio, redis: Redis) -> None:
     studio.worker()
     studio.worker()
