@@ -23,7 +23,7 @@ from service.pressure import submit_steadily
 from service.trial import trial_service
 from worker.jobs.contract import VideoRequest
 
-PROMPT = "a red fox moving right over the sea"
+PROMPT = "a penguin moving right over the sea"
 POLL_S = 0.01
 OPEN_CAPS = {"PRAXINO_MAX_ACTIVE_PER_TENANT": "100000", "PRAXINO_MAX_QUEUE_DEPTH": "100000"}
 

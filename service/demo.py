@@ -37,6 +37,6 @@ def _next_steps() -> str:
     return (
         "\nStart the service:       make up\n"
         "Send the next prompt:    .venv/bin/praxino generate "
-        '"a red fox moving right over the sea" --out out/fox.mp4\n'
+        '"a penguin moving right over the sea" --out out/penguin.mp4\n'
         "or with any OpenAI SDK:  base_url http://127.0.0.1:8000/v1"
     )
