@@ -27,6 +27,7 @@ class Verdict(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CRASHED = "crashed"  # the child died by itself
+    UNBEGUN = "unbegun"  # the child had died before it took the run
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
@@ -91,6 +92,7 @@ class Attempt:
         self._stage, self._index, self._total = Stage.LOADING, 0, 0
         self._reported = True
         self._cancel_asked = False
+        self._begun = False
         self._hurry = False
         self._stopped: Verdict | None = None
         self._kill_at = float("inf")
@@ -125,8 +127,9 @@ class Attempt:
                 self._tick()
         except (ChannelClosed, ChannelGarbled) as error:
             self._child.kill()
+            died = Verdict.CRASHED if self._begun else Verdict.UNBEGUN
             return Outcome(
-                self._stopped or Verdict.CRASHED,
+                self._stopped or died,
                 reason=f"the inference process died ({self._child.exit_reason()})"
                 if isinstance(error, ChannelClosed)
                 else "the inference process sent nonsense",
@@ -135,7 +138,10 @@ class Attempt:
     def _take(self, message: FromChild) -> Outcome | None:
         if message.type == "ready" or message.exec != self._run.exec:
             return None  # of an earlier attempt
+        self._begun = True  # the child confirms every run by a first message
         if message.type == "stage":
+            if message.stage is self._stage:
+                return None
             self._stage, self._index, self._total = message.stage, 0, 0
             self._send_report()
             return None

@@ -27,10 +27,11 @@ from models.protocol import VideoModel
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
 from worker.film import make_film, read_failure
 from worker.jobs.artifacts import ArtifactStore, open_store
+from worker.jobs.contract import Stage
 from worker.jobs.settings import JobSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
-from worker.messages import TO_CHILD, Failed, Ready, Run, ToChild
+from worker.messages import TO_CHILD, Failed, Ready, Run, StageStarted, ToChild
 
 log = structlog.get_logger()
 
@@ -118,6 +119,7 @@ def serve(
 ) -> int:
     """Make films one after the other; the answer of each is its last message."""
     while (run := orders.next_run()) is not None:
+        channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
         answer = make_film(
             run,
             model,

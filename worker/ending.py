@@ -27,7 +27,7 @@ def end_attempt(
     if outcome.result is not None:
         ending, owned = Ending.COMPLETED, store.complete(job.id, token, outcome.result)
     elif goes_back(job, outcome):
-        counts = outcome.verdict is not Verdict.DRAINED
+        counts = outcome.verdict not in (Verdict.DRAINED, Verdict.UNBEGUN)
         ending = Ending.REQUEUED
         owned = store.requeue(job.id, token, back_reason(outcome), counts=counts)
     else:
@@ -40,7 +40,7 @@ def goes_back(job: Job, outcome: Outcome) -> bool:
     """Whether the job is given back. Only infrastructure faults are: a wrong request or a job
     that is too large would fail again. The store ends a crashed job that has no retry left; a
     fault with a better explanation than "lost" keeps it."""
-    if outcome.verdict in (Verdict.CRASHED, Verdict.DRAINED):
+    if outcome.verdict in (Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED):
         return True
     return outcome.verdict is Verdict.FAILED and outcome.retryable and job.retries_left > 0
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -23,19 +22,21 @@ from rq.job import JobStatus
 from rq.worker import BaseWorker, WorkerStatus
 
 from worker.attempt import Attempt, Outcome
-from worker.clock import Clock, Pace
+from worker.clock import Pace
 from worker.desk import QueueDesk
+from worker.drain import Drain
 from worker.ending import Ending, end_attempt
 from worker.jobs import transport
 from worker.jobs.artifacts import artifact_prefix, open_store
 from worker.jobs.connection import web_client, worker_client
 from worker.jobs.contract import Job
-from worker.jobs.outcomes import Claim, WorkerInfo
+from worker.jobs.outcomes import Claim
 from worker.jobs.settings import DAY_S
 from worker.jobs.store import JobStore
 from worker.launcher import Child, Launcher
 from worker.messages import Run
 from worker.patience import OUTAGES, persist
+from worker.presence import Presence
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -43,8 +44,6 @@ log = structlog.get_logger()
 Value = TypeVar("Value")
 
 DEQUEUE_S = 1  # how long an idle worker may overlook a signal or the death of its child
-ANNOUNCE_EVERY_S = 5.0
-SECOND_SIGNAL_S = 1.0  # a terminal and a parent both pass one Ctrl+C on
 STATUS = {Ending.COMPLETED: JobStatus.FINISHED, Ending.FAILED: JobStatus.FAILED}
 
 
@@ -78,10 +77,16 @@ class Supervisor(BaseWorker):
         self._artifacts = open_store(settings)
         self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
         self._pace = Pace()
-        self._announcement = Clock(ANNOUNCE_EVERY_S, at_once=True)
+        self._presence = Presence(
+            self._quick_store,
+            self.name,
+            settings.model,
+            settings.worker_ttl_s,
+            self._launcher,
+            self._pace,
+        )
         self._attempt: Attempt | None = None
-        self._signals = 0
-        self._signalled_at = 0.0
+        self._drain = Drain(settings.drain_s, self._hurry)
 
     # Life
 
@@ -90,15 +95,14 @@ class Supervisor(BaseWorker):
 
         raises LoadFailed, CrashLoop; the last outage if the queue server stays away too long
         """
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        self._drain.listen()
         try:
             self._launcher.ensure(self._stay_known)
             self._persist(self._register, "register")
             self._persist(self.subscribe, "subscribe")
-            self._announce("idle")
+            self._presence.announce("idle")
             log.info("worker.ready", worker=self.name, model=self.settings.model)
-            while not self._signals:
+            while not self._drain.begun:
                 self._serve_one()
         except Stopped:
             pass
@@ -111,8 +115,8 @@ class Supervisor(BaseWorker):
         loads = self._launcher.loads
         child = self._launcher.ensure(self._stay_known)
         try:
-            if self._announcement.due() or self._launcher.loads > loads:
-                self._announce("idle")
+            if self._presence.due() or self._launcher.loads > loads:
+                self._presence.announce("idle")
                 self.heartbeat()
             taken = transport.JsonQueue.dequeue_any(self.queues, DEQUEUE_S, self.connection)
         except DequeueTimeout:
@@ -130,25 +134,14 @@ class Supervisor(BaseWorker):
         self.set_state(WorkerStatus.IDLE)
 
     def _leave(self) -> None:
+        self._presence.retire()
         with contextlib.suppress(*OUTAGES):
-            self._quick_store.put_worker(self._info("draining"), ttl_s=0.001)
             self.register_death()  # type: ignore[no-untyped-call]
             self.unsubscribe()  # type: ignore[no-untyped-call]
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._signals == 0 or now - self._signalled_at > SECOND_SIGNAL_S:
-            self._signals += 1
-        if self._signals == 1:
-            self._signalled_at = now
-        elif self._attempt is not None:
+    def _hurry(self) -> None:
+        if self._attempt is not None:
             self._attempt.hurry()
-
-    def _must_leave(self, eta_s: float | None) -> bool:
-        if not self._signals:
-            return False
-        left_s = self.settings.drain_s - (time.monotonic() - self._signalled_at)
-        return eta_s is None or eta_s > left_s
 
     # One job
 
@@ -179,7 +172,7 @@ class Supervisor(BaseWorker):
             job.id,
             execution.id,
             lambda: self._renew(entry, execution),
-            self._must_leave,
+            self._drain.must_leave,
         )
         run = Run(
             exec=execution.id,
@@ -198,7 +191,7 @@ class Supervisor(BaseWorker):
             self.settings.lease_s / 4,
         )
         try:
-            self._announce("busy", job.id)
+            self._presence.announce("busy", job.id)
             return self._attempt.drive()
         finally:
             self._attempt = None
@@ -218,7 +211,7 @@ class Supervisor(BaseWorker):
         self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
         if ending is Ending.REQUEUED:
             self._persist(lambda: self.store.rescue(job.id, self._queue_name), "requeue")
-        self._announce("draining" if self._signals else "idle")
+        self._presence.announce("draining" if self._drain.begun else "idle")
 
     # The queue entry and the lease
 
@@ -244,8 +237,8 @@ class Supervisor(BaseWorker):
             self.heartbeat(pipeline=pipeline)
             pipeline.zscore(transport.wip_key(self._queue_name), execution.composite_key)
             held = pipeline.execute()[-1] is not None
-        if self._announcement.due():
-            self._announce("draining" if self._signals else "busy", entry.id)
+        if self._presence.due():
+            self._presence.announce("draining" if self._drain.begun else "busy", entry.id)
         return held
 
     def _settle(
@@ -281,34 +274,13 @@ class Supervisor(BaseWorker):
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("command.refused", error=type(error).__name__)
 
-    # Being known
+    # Waiting
 
     def _stay_known(self) -> None:
-        if self._signals:
+        if self._drain.begun:
             raise Stopped
-        if self._announcement.due():
-            self._announce("starting")
-
-    def _announce(self, state: str, job_id: str | None = None) -> None:
-        with contextlib.suppress(*OUTAGES):
-            self._quick_store.put_worker(self._info(state, job_id), self.settings.worker_ttl_s)
-
-    def _info(self, state: str, job_id: str | None = None) -> WorkerInfo:
-        ready = self._launcher.ready
-        return WorkerInfo(
-            name=self.name,
-            model=self.settings.model,
-            state=state,
-            pid=os.getpid(),
-            job_id=job_id,
-            loads=self._launcher.loads,
-            weights_sha256=ready.weights_sha256 if ready else "",
-            seconds_per_step=self._pace.seconds_per_step,
-            load_s=ready.load_s if ready else None,
-        )
+        if self._presence.due():
+            self._presence.announce("starting")
 
     def _persist(self, action: Callable[[], Value], what: str) -> Value:
-        return persist(action, what, self.settings.redis_patience_s, self._out_of_time)
-
-    def _out_of_time(self) -> bool:
-        return self._signals > 1 or self._must_leave(0.0)
+        return persist(action, what, self.settings.redis_patience_s, self._drain.over)

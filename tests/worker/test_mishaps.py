@@ -27,11 +27,24 @@ def test_killed_child_costs_one_attempt_and_one_load(running: Running) -> None:
 def test_child_killed_idle_costs_no_attempt(running: Running) -> None:
     studio, worker = running
     loads = studio.info(worker).loads
-    child = worker.child_pid()
-    os.kill(child, signal.SIGKILL)
-    until(lambda: not is_running(child))
+    os.kill(worker.child_pid(), signal.SIGKILL)
+    until(lambda: studio.info(worker).loads == loads + 1)
     job = studio.ended(studio.submit())
     assert (job.status, job.attempt) == (Status.COMPLETED, 1)
+
+
+def test_child_dying_as_a_job_arrives_costs_no_retry(running: Running) -> None:
+    studio, worker = running
+    loads = studio.info(worker).loads
+    # Stopped, it takes no run; killed then, it has begun nothing.
+    child = worker.child_pid()
+    os.kill(child, signal.SIGSTOP)
+    job_id = studio.submit()
+    until(lambda: studio.job(job_id).status is Status.IN_PROGRESS)
+    os.kill(child, signal.SIGKILL)
+    job = studio.ended(job_id)
+    assert job.status is Status.COMPLETED
+    assert job.retries_left == studio.settings.max_attempts - 1
     assert studio.info(worker).loads == loads + 1
 
 

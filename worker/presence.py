@@ -1,0 +1,55 @@
+"""How a worker is known: what it says about itself every few seconds, while it lives."""
+
+import contextlib
+import os
+
+from worker.clock import Clock, Pace
+from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.store import JobStore
+from worker.launcher import Launcher
+from worker.patience import OUTAGES
+
+ANNOUNCE_EVERY_S = 5.0
+
+
+class Presence:
+    """The announcements of one worker. An outage loses one; the next comes soon."""
+
+    def __init__(
+        self, store: JobStore, name: str, model: str, ttl_s: float, launcher: Launcher, pace: Pace
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._model = model
+        self._ttl_s = ttl_s
+        self._launcher = launcher
+        self._pace = pace
+        self._clock = Clock(ANNOUNCE_EVERY_S, at_once=True)
+
+    def due(self) -> bool:
+        """Whether it is time to be heard again; asking with the answer yes starts a period."""
+        return self._clock.due()
+
+    def announce(self, state: str, job_id: str | None = None) -> None:
+        """Say what the worker does now: starting, idle, busy or draining."""
+        self._put(state, job_id, self._ttl_s)
+
+    def retire(self) -> None:
+        """Be forgotten at once."""
+        self._put("draining", None, 0.001)
+
+    def _put(self, state: str, job_id: str | None, ttl_s: float) -> None:
+        ready = self._launcher.ready
+        info = WorkerInfo(
+            name=self._name,
+            model=self._model,
+            state=state,
+            pid=os.getpid(),
+            job_id=job_id,
+            loads=self._launcher.loads,
+            weights_sha256=ready.weights_sha256 if ready else "",
+            seconds_per_step=self._pace.seconds_per_step,
+            load_s=ready.load_s if ready else None,
+        )
+        with contextlib.suppress(*OUTAGES):
+            self._store.put_worker(info, ttl_s)
