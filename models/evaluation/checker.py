@@ -16,7 +16,7 @@ from models.evaluation.masks import SubjectFinder
 from models.training.captions import DIRECTIONS
 
 SIDE = 64  # pixels of the clips that can be read
-CROP_SIDE = 64  # pixels of a subject's crop
+CROP_SIDE = 96  # pixels of a subject's crop
 CROPS = 4  # frames from which the subject is recognised
 BANDS = 8  # horizontal stripes by which a background is described
 STILL_BELOW = 0.07  # frame sides a second; the slow ones of the world move at 0.14 and more

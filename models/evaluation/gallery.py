@@ -8,10 +8,12 @@ everything it depends on.
 
 import ast
 import hashlib
+import inspect
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,8 +44,9 @@ class GalleryConfig:
     concepts: tuple[str, ...]
     clips: int = 12  # per concept; 4 or more
     frames: int = 6  # per clip; CROPS or more
-    finder_steps: int = 300
+    finder_steps: int = 700
     shrinkage: float = 0.1  # of the within-class covariance towards a sphere, 0..1
+    scene_shrinkage: float = 1e-3
     bank_seed: int = 1  # of the background textures; those of training have 0
 
 
@@ -106,22 +109,51 @@ class Gallery:
 
 
 def open_gallery(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
-    """The gallery, learned on first use and read from the cache after."""
-    path = cache_dir() / "evaluation" / f"gallery-{_key(config)}.safetensors"
-    if path.exists():
-        return _unpacked(load_file(path), config)
-    gallery = learn(sheet, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(_packed(gallery), partial)
-    partial.rename(path)
-    return gallery
+    """The gallery, learned on first use (minutes of a core) and read from the cache after."""
+    finder = open_finder(sheet, config)
+    path = gallery_path(config)
+    if not path.exists():
+        subjects, scenes = learn(sheet, config, finder)
+        tensors = _prefixed("subjects", vars(subjects)) | _prefixed("scenes", vars(scenes))
+        _store(tensors, path)
+    tensors = load_file(path)
+    return Gallery(
+        config.concepts,
+        finder,
+        load_features(),
+        Discriminant(**_part(tensors, "subjects")),
+        Discriminant(**_part(tensors, "scenes")),
+    )
 
 
-def learn(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
-    """Learn finder and discriminants from rendered clips: minutes of one core."""
+def open_finder(sheet: SpriteSheet, config: GalleryConfig) -> SubjectFinder:
+    """The subject finder, taught on first use and read from the cache after."""
+    path = finder_path(config)
+    if not path.exists():
+        world = other_world(sheet, config.bank_seed)
+        _store(train_finder(world, config.finder_steps, "finder").state_dict(), path)
+    finder = SubjectFinder()
+    finder.load_state_dict(load_file(path))
+    return finder.eval().requires_grad_(False)
+
+
+def finder_path(config: GalleryConfig) -> Path:
+    """Where the finder is cached: the name hashes all that shapes it."""
+    numbers = (config.finder_steps, config.bank_seed)
+    return _path("finder", numbers, world_code, scenes_code, masks_code, other_world)
+
+
+def gallery_path(config: GalleryConfig) -> Path:
+    """Where the discriminants are cached: the name hashes all that shapes them."""
+    code = (world_code, scenes_code, masks_code, features_code, checker_code)
+    return _path("gallery", config, *code, other_world, learn, _viewed, fit)
+
+
+def learn(
+    sheet: SpriteSheet, config: GalleryConfig, finder: SubjectFinder
+) -> tuple[Discriminant, Discriminant]:
+    """Discriminants of subjects and of scenes, from rendered clips as the checker sees them."""
     world = other_world(sheet, config.bank_seed)
-    finder = train_finder(world, config.finder_steps, "finder")
     network = load_features()
     vectors, subjects, backdrops, scenes = [], [], [], []
     draw = random.Random("gallery")
@@ -132,12 +164,9 @@ def learn(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
             backdrops.append(views.backdrop)
             scenes.append(SCENE_NAMES.index(scene))
     classes, places = len(config.concepts), len(SCENE_NAMES)
-    return Gallery(
-        config.concepts,
-        finder,
-        network,
+    return (
         fit(torch.cat(vectors), torch.tensor(subjects), classes, config.shrinkage),
-        fit(torch.stack(backdrops), torch.tensor(scenes), places, 1e-3),
+        fit(torch.stack(backdrops), torch.tensor(scenes), places, config.scene_shrinkage),
     )
 
 
@@ -167,38 +196,26 @@ def _viewed(
         yield look(finder, clip, fps), state.scene
 
 
-def _key(config: GalleryConfig) -> str:
-    """Hash of all that shapes a gallery: numbers, the code that renders and reads, the cut-outs."""
-    total = hashlib.sha256(repr(config).encode())
-    for module in (world_code, scenes_code, features_code, masks_code, checker_code):
-        source = Path(str(module.__file__)).read_text(encoding="utf-8")
-        total.update(ast.dump(ast.parse(source)).encode())  # blind to comments and layout
+def _path(kind: str, numbers: object, *code: ModuleType | Callable[..., object]) -> Path:
+    """A cache file named by a hash of numbers, the code's meaning, and the cut-outs' index."""
+    total = hashlib.sha256(repr(numbers).encode())
+    for part in code:
+        total.update(ast.dump(ast.parse(inspect.getsource(part))).encode())  # blind to comments
     total.update((sheet_dir() / "index.json").read_bytes())
-    return total.hexdigest()[:16]
+    return cache_dir() / "evaluation" / f"{kind}-{total.hexdigest()[:16]}.safetensors"
 
 
-def _packed(gallery: Gallery) -> dict[str, Tensor]:
-    tensors = {f"finder.{name}": value for name, value in gallery.finder.state_dict().items()}
-    for part in ("subjects", "scenes"):
-        for name, value in vars(getattr(gallery, part)).items():
-            tensors[f"{part}.{name}"] = value.contiguous()
-    return tensors
+def _store(tensors: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+    partial.rename(path)
 
 
-def _unpacked(tensors: dict[str, Tensor], config: GalleryConfig) -> Gallery:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(f"{prefix}."): value
-            for name, value in tensors.items()
-            if name.startswith(f"{prefix}.")
-        }
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
-    finder = SubjectFinder()
-    finder.load_state_dict(part("finder"))
-    return Gallery(
-        config.concepts,
-        finder.eval().requires_grad_(False),
-        load_features(),
-        Discriminant(**part("subjects")),
-        Discriminant(**part("scenes")),
-    )
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    mine = (name for name in tensors if name.startswith(f"{prefix}."))
+    return {name.removeprefix(f"{prefix}."): tensors[name] for name in mine}
