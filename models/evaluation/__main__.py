@@ -26,10 +26,9 @@ from models.evaluation.suite import (
     measure,
     read,
     read_all,
-    round_trip,
     task_of,
 )
-from models.evaluation.truth import truths
+from models.evaluation.truth import round_trip, truths
 from models.protocol import Frames, VideoModel
 from models.registry import load_model
 from models.training.concepts import FIRST_EDITION
@@ -76,12 +75,13 @@ def run(
     raises GateError if a checker misreads clips whose truth is known, unless ungated
     """
     sheet = open_sheet()
-    gallery = open_gallery(sheet, GalleryConfig(FIRST_EDITION))
+    autoencoder = model.preset.autoencoder if isinstance(model, VideoLDM) else None
+    gallery = open_gallery(sheet, GalleryConfig(FIRST_EDITION), autoencoder)
     task = task_of(model, prompts[0])
     known = list(truths(World(sheet), prompts, task.num_frames, task.fps))
     gates = {"real": _measured(gallery, known, prompts, task.fps, "real", on_clip)}
-    if isinstance(model, VideoLDM):
-        again = [round_trip(model.preset.autoencoder, clip) for clip in known]
+    if autoencoder is not None:
+        again = [round_trip(autoencoder, clip) for clip in known]
         gates["round_trip"] = _measured(gallery, again, prompts, task.fps, "round trip", on_clip)
     if not ungated:
         for what, scores in gates.items():

@@ -26,6 +26,7 @@ from models.evaluation import masks as masks_code
 from models.evaluation.checker import Views, look
 from models.evaluation.features import EfficientNetLite, features, load_features
 from models.evaluation.masks import SubjectFinder, softened, train_finder
+from models.evaluation.truth import decoded
 from models.training import scenes as scenes_code
 from models.training import world as world_code
 from models.training.assets import cache_dir
@@ -33,6 +34,7 @@ from models.training.concepts import TRAINED
 from models.training.scenes import SCENES, paint_bank
 from models.training.sprites import SpriteSheet, sheet_dir
 from models.training.world import CLIP_SECONDS, World, WorldConfig
+from models.videoldm.autoencoder import Autoencoder
 
 SCENE_NAMES = tuple(scene.name for scene in SCENES)
 
@@ -42,7 +44,7 @@ class GalleryConfig:
     """How much is rendered to learn from."""
 
     concepts: tuple[str, ...]
-    clips: int = 12  # per concept; 4 or more
+    clips: int = 16  # per concept; 4 or more
     frames: int = 6  # per clip; CROPS or more
     finder_steps: int = 700
     shrinkage: float = 0.1  # of the within-class covariance towards a sphere, 0..1
@@ -108,12 +110,19 @@ class Gallery:
         return SCENE_NAMES[int(self.scenes.distances(views.backdrop[None])[0].argmin())]
 
 
-def open_gallery(sheet: SpriteSheet, config: GalleryConfig) -> Gallery:
-    """The gallery, learned on first use (minutes of a core) and read from the cache after."""
+def open_gallery(
+    sheet: SpriteSheet, config: GalleryConfig, autoencoder: Autoencoder | None = None
+) -> Gallery:
+    """The gallery, learned on first use (minutes of a core) and read from the cache after.
+
+    autoencoder  of the model to be measured: half the examples go through it, for a decoder's
+                 smear must not pass for a trait of the subject
+    """
     finder = open_finder(sheet, config)
-    path = gallery_path(config)
+    path = gallery_path(config, autoencoder)
     if not path.exists():
-        subjects, scenes = learn(sheet, config, finder)
+        found = examples(sheet, config, finder, autoencoder)
+        subjects, scenes = learn(found, config)
         tensors = _prefixed("subjects", vars(subjects)) | _prefixed("scenes", vars(scenes))
         _store(tensors, path)
     tensors = load_file(path)
@@ -143,30 +152,52 @@ def finder_path(config: GalleryConfig) -> Path:
     return _path("finder", numbers, world_code, scenes_code, masks_code, other_world)
 
 
-def gallery_path(config: GalleryConfig) -> Path:
+def gallery_path(config: GalleryConfig, autoencoder: Autoencoder | None = None) -> Path:
     """Where the discriminants are cached: the name hashes all that shapes them."""
     code = (world_code, scenes_code, masks_code, features_code, checker_code)
-    return _path("gallery", config, *code, other_world, learn, _viewed, fit)
+    numbers = (config, _digest(autoencoder))
+    return _path("gallery", numbers, *code, other_world, examples, learn, _drawn, _viewed, fit)
 
 
-def learn(
-    sheet: SpriteSheet, config: GalleryConfig, finder: SubjectFinder
-) -> tuple[Discriminant, Discriminant]:
-    """Discriminants of subjects and of scenes, from rendered clips as the checker sees them."""
+@dataclass(frozen=True)
+class Examples:
+    """Rendered clips as the checker saw them, with their truth."""
+
+    vectors: Tensor  # (m, 1280) features of crops
+    subjects: Tensor  # (m,) index of the concept
+    backdrops: Tensor  # (n, d) statistics of backgrounds
+    scenes: Tensor  # (n,) index of the scene
+
+
+def examples(
+    sheet: SpriteSheet,
+    config: GalleryConfig,
+    finder: SubjectFinder,
+    autoencoder: Autoencoder | None,
+) -> Examples:
+    """Random clips of every concept: a quarter sharp, a quarter softened, half decoded."""
     world = other_world(sheet, config.bank_seed)
     network = load_features()
     vectors, subjects, backdrops, scenes = [], [], [], []
     draw = random.Random("gallery")
     for index, concept in enumerate(config.concepts):
-        for views, scene in _viewed(world, concept, finder, config, draw):
+        clips, names = _drawn(world, concept, config, draw)
+        for views in _viewed(clips, finder, config, autoencoder):
             vectors.append(features(network, views.crops))
             subjects += [index] * len(views.crops)
             backdrops.append(views.backdrop)
-            scenes.append(SCENE_NAMES.index(scene))
+        scenes += [SCENE_NAMES.index(name) for name in names]
+    return Examples(
+        torch.cat(vectors), torch.tensor(subjects), torch.stack(backdrops), torch.tensor(scenes)
+    )
+
+
+def learn(found: Examples, config: GalleryConfig) -> tuple[Discriminant, Discriminant]:
+    """Discriminants of subjects and of scenes."""
     classes, places = len(config.concepts), len(SCENE_NAMES)
     return (
-        fit(torch.cat(vectors), torch.tensor(subjects), classes, config.shrinkage),
-        fit(torch.stack(backdrops), torch.tensor(scenes), places, config.scene_shrinkage),
+        fit(found.vectors, found.subjects, classes, config.shrinkage),
+        fit(found.backdrops, found.scenes, places, config.scene_shrinkage),
     )
 
 
@@ -178,22 +209,36 @@ def other_world(sheet: SpriteSheet, bank_seed: int) -> World:
     return world
 
 
-def _viewed(
-    world: World,
-    concept: str,
-    finder: SubjectFinder,
-    config: GalleryConfig,
-    draw: random.Random,
-) -> Iterator[tuple[Views, str]]:
-    """Random clips of a concept, half of them softened, as the checker sees them."""
+def _drawn(
+    world: World, concept: str, config: GalleryConfig, draw: random.Random
+) -> tuple[Tensor, list[str]]:
+    """Random clips of a concept, (clips, 3, frames, 64, 64) in 0..1, and their scenes."""
     scripts = [replace(world.script(draw), concept=concept) for _ in range(config.clips)]
     states = [world.sample(draw, script) for script in scripts]
     times = torch.linspace(0.05, CLIP_SECONDS - 0.05, config.frames).expand(len(states), -1)
     clips = world.render(states, times) * 0.5 + 0.5
-    clips[::2] = softened(clips[::2], draw)
+    clips[1::4] = softened(clips[1::4], draw)
+    return clips, [state.scene for state in states]
+
+
+def _viewed(
+    clips: Tensor, finder: SubjectFinder, config: GalleryConfig, autoencoder: Autoencoder | None
+) -> Iterator[Views]:
+    """Clips as the checker sees them, every other one decoded first."""
+    if autoencoder is not None:
+        clips[::2] = decoded(autoencoder, clips[::2])
     fps = (config.frames - 1) / (CLIP_SECONDS - 0.1)
-    for clip, state in zip(clips, states, strict=True):
-        yield look(finder, clip, fps), state.scene
+    for clip in clips:
+        yield look(finder, clip, fps)
+
+
+def _digest(autoencoder: Autoencoder | None) -> str:
+    """Hash of its weights, in name order."""
+    total = hashlib.sha256()
+    if autoencoder is not None:
+        for name, value in sorted(autoencoder.state_dict().items()):
+            total.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _path(kind: str, numbers: object, *code: ModuleType | Callable[..., object]) -> Path:

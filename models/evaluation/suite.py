@@ -7,7 +7,6 @@ checker must be at least 98 % right, or nothing is scored.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -18,7 +17,6 @@ from models.evaluation.gallery import SCENE_NAMES, Gallery
 from models.evaluation.prompts import MOTIONS, Prompt
 from models.evaluation.scores import Area, Score, area_under_curve, score
 from models.protocol import Frames, Task, VideoModel
-from models.videoldm.autoencoder import Autoencoder
 
 GATE = 0.98  # share of known clips that every checker must read right
 
@@ -138,13 +136,3 @@ def task_of(model: VideoModel, prompt: Prompt) -> Task:
         guidance_scale=card.guidance.default,
         sampler=card.samplers[0],
     )
-
-
-@torch.no_grad()
-def round_trip(autoencoder: Autoencoder, frames: Frames) -> Frames:
-    """A clip through encoder and decoder: (T, H, W, 3) uint8 both ways."""
-    weight = next(autoencoder.parameters())
-    clip = rearrange(torch.from_numpy(frames).to(weight) / 127.5 - 1, "t h w c -> 1 c t h w")
-    decoded = autoencoder.decode(autoencoder.encode(clip)).float()
-    pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().cpu()
-    return np.ascontiguousarray(rearrange(pixels, "1 c t h w -> t h w c").numpy())

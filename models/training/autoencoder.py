@@ -89,6 +89,7 @@ def main(
     learning_rate: float = 2e-3,
 ) -> None:
     """Train, or continue, the autoencoder stage."""
+    torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
     sheet = open_sheet()
     world = World(sheet, WORLD)
     held_out = World(sheet, replace(WORLD, concepts=tuple(sorted(HELD_OUT))))

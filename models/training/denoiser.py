@@ -5,6 +5,7 @@
 Both stages resume when called again and end by writing the averaged weights into the preset.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,15 +56,26 @@ PREVIEW = (
 app = typer.Typer(add_completion=False)
 
 
-def velocity_loss(unet: UNet, batch: ClipBatch, draws: Draws, moving: bool) -> Tensor:
-    """Mean of ||v_hat - v||^2, with the noise level's u stratified over the batch."""
-    count = len(batch.latents)
+@app.callback()
+def begin_process() -> None:
+    """Train the base network of a preset."""
+    torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
+
+
+def velocity_loss(unet: UNet, batch: ClipBatch, draws: Draws) -> Tensor:
+    """Mean of ||v_hat - v||^2, with the noise level's u stratified over the batch.
+
+    Frames of a clip repeat each other, so t of them show through noise as one would at t times the
+    signal: log-SNR is lowered by log t, as Hoogeboom et al. 2023 (arXiv:2301.11093, eq. 4) lower
+    it for larger pictures.
+    """
+    count, frames = len(batch.latents), batch.latents.shape[2]
     u = (torch.arange(count) + torch.rand(count, generator=draws.torch)) / count
-    log_snr = cosine_lambda(u.double())
+    log_snr = cosine_lambda(u.double()) - math.log(frames)
     sigma = sigma_of(log_snr)
     eps = torch.randn(batch.latents.shape, generator=draws.torch)
     noisy = noised(batch.latents, eps, sigma).float()
-    predicted = unet(noisy, log_snr.float(), batch.conditions, moving)
+    predicted = unet(noisy, log_snr.float(), batch.conditions, moving=frames > 1)
     return (predicted.float() - v_of(batch.latents, eps, sigma).float()).square().mean()
 
 
@@ -147,7 +159,7 @@ def images(
     ahead = Ahead(lambda draws: shop.maker.images(batch, draws))
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
-        return {"loss": velocity_loss(unet, ahead.take(step), draws, moving=False)}
+        return {"loss": velocity_loss(unet, ahead.take(step), draws)}
 
     run.train(loss, shop.preview(unet, 1))
 
@@ -185,8 +197,7 @@ def clips(
     ahead = Ahead(make)
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
-        made = ahead.take(step)
-        return {"loss": velocity_loss(unet, made, draws, moving=made.latents.shape[2] > 1)}
+        return {"loss": velocity_loss(unet, ahead.take(step), draws)}
 
     run.train(loss, shop.preview(unet, 16))
     unet.load_state_dict(averaged(folder))

@@ -139,7 +139,6 @@ class Run:
 
     def train(self, loss: Loss, preview: Preview | None = None) -> None:
         """Train up to `config.steps`, saving on the way and at the end."""
-        torch.set_flush_denormal(True)
         saved = previewed = time.monotonic()
         while self.step < self.config.steps:
             began = time.monotonic()
