@@ -42,6 +42,9 @@ from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
 from models.videoldm.unet import UNet
 
 BANK_ROWS = 16_000
+STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
+# (frames, frames per second) and how often a step is of that layout; one frame is an image batch
+LAYOUTS = (((1, 8.0), 0.1), ((4, 2.0), 0.55), ((8, 4.0), 0.15), ((16, 8.0), 0.2))
 PREVIEW = (
     "a unicorn moving left over a sunset",
     "a penguin moving right in the snow",
@@ -170,14 +173,9 @@ def clips(
     folder: Path = Path("runs/clips"),
     begin: Path = Path("runs/images"),
     preset: Path = Path("models/pocket"),
-    batch: int = 4,
-    frames: int = 16,
-    fps: float = 8.0,
-    learning_rate: float = 6e-4,
+    learning_rate: float = 1e-3,
     cooldown: Annotated[float, typer.Option(help="Share of steps with a falling rate.")] = 0.25,
     frozen: Annotated[bool, typer.Option(help="Keep the image model as it is.")] = False,
-    images_every: Annotated[int, typer.Option(help="One step in so many is of images.")] = 8,
-    images_batch: int = 32,
 ) -> None:
     """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
     shop = Workshop(preset, folder, FIRST_EDITION)
@@ -186,15 +184,11 @@ def clips(
     temporal = {id(parameter) for parameter in unet.temporal_parameters()}
     for parameter in unet.parameters():
         parameter.requires_grad_(not frozen or id(parameter) in temporal)
-    config = RunConfig(steps, batch, learning_rate, cooldown=cooldown, ema_decay=0.998)
+    config = RunConfig(
+        steps, STEP_FRAMES, learning_rate, warmup=50, cooldown=cooldown, ema_decay=0.998
+    )
     run = Run(folder, unet, config)
-
-    def make(draws: Draws) -> ClipBatch:
-        if draws.python.randrange(images_every) == 0:
-            return shop.maker.images(images_batch, draws)
-        return shop.maker.clips(batch, frames, fps, draws)
-
-    ahead = Ahead(make)
+    ahead = Ahead(lambda draws: mixed(shop.maker, draws))
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
         return {"loss": velocity_loss(unet, ahead.take(step), draws)}
@@ -202,6 +196,18 @@ def clips(
     run.train(loss, shop.preview(unet, 16))
     unet.load_state_dict(averaged(folder))
     shop.publish(unet)
+
+
+def mixed(maker: ClipMaker, draws: Draws) -> ClipBatch:
+    """A batch of 64 frames in all: images, or clips of one length over the same two seconds.
+
+    Sparse clips teach where things go at a fraction of the cost; the network is told the rate.
+    """
+    layouts = [layout for layout, _ in LAYOUTS]
+    frames, fps = draws.python.choices(layouts, [share for _, share in LAYOUTS])[0]
+    if frames == 1:
+        return maker.images(STEP_FRAMES // 2, draws)
+    return maker.clips(STEP_FRAMES // frames, frames, fps, draws)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,8 @@ from models.evaluation.suite import (
     check_gate,
     measure,
     read,
-    round_trip,
 )
-from models.evaluation.truth import state_of, truths
+from models.evaluation.truth import round_trip, state_of, truths
 from models.training.captions import DIRECTIONS, caption
 from models.training.concepts import FIRST_EDITION
 from models.training.scenes import SCENES
