@@ -30,7 +30,7 @@ class Views:
     """What a clip is cut into before anything is recognised."""
 
     masks: Tensor  # (T, 64, 64) coverage by the subject, 0..1
-    crops: Tensor  # (CROPS, 3, CROP_SIDE, CROP_SIDE) of the subject, 0..1
+    crops: Tensor  # (CROPS, 4, CROP_SIDE, CROP_SIDE) subject's colours and coverage, 0..1
     backdrop: Tensor  # (BANDS * 3 + 6,) statistics of the background
     velocity: tuple[float, float]  # (right, down) of the subject, frame sides a second
     flicker: float  # mean change of background pixels from frame to frame, 0..1
@@ -106,13 +106,13 @@ def subject_crops(clip: Tensor, masks: Tensor, count: int = CROPS) -> Tensor:
     """Squares around the subject in the frames that show most of it.
 
     clip     (3, T, H, W) in 0..1; masks (T, H, W)
-    returns  (count, 3, CROP_SIDE, CROP_SIDE)
+    returns  (count, 4, CROP_SIDE, CROP_SIDE): colours, then the mask
     """
     _, area = centres(masks)
     chosen = _spread_frames(area, count)
-    frames = rearrange(clip[:, chosen], "c t h w -> t c h w")
-    theta = _boxes(masks[chosen])
-    grid = functional.affine_grid(theta, [count, 3, CROP_SIDE, CROP_SIDE], align_corners=False)
+    frames = rearrange(torch.cat([clip, masks[None]])[:, chosen], "c t h w -> t c h w")
+    shape = [count, 4, CROP_SIDE, CROP_SIDE]
+    grid = functional.affine_grid(_boxes(masks[chosen]), shape, align_corners=False)
     return functional.grid_sample(frames, grid, padding_mode="border", align_corners=False)
 
 

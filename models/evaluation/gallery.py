@@ -1,9 +1,9 @@
 """What subjects and backgrounds look like, learned from rendered clips only.
 
-Linear discriminants (Fisher 1936, with shrinkage as in Friedman 1989) on classifier features of
-subject crops, and on background statistics. The renders use other seeds, textures, places and sizes
-than those that are measured. Fitted once and cached outside the repository under a hash of
-everything it depends on.
+Linear discriminants (Fisher 1936, with shrinkage as in Friedman 1989) on descriptions of subject
+crops; on background statistics the same, then the nearest examples under its map. The renders use
+other seeds, textures, places and sizes than those that are measured. Fitted once and cached outside
+the repository under a hash of everything it depends on.
 """
 
 import ast
@@ -24,7 +24,7 @@ from models.evaluation import checker as checker_code
 from models.evaluation import features as features_code
 from models.evaluation import masks as masks_code
 from models.evaluation.checker import Views, look
-from models.evaluation.features import EfficientNetLite, features, load_features
+from models.evaluation.features import EfficientNetLite, description, load_features
 from models.evaluation.masks import SubjectFinder, softened, train_finder
 from models.evaluation.truth import decoded
 from models.training import scenes as scenes_code
@@ -65,10 +65,6 @@ class Discriminant:
         placed = functional.normalize((x - self.origin) @ self.axes, dim=1)
         return placed @ functional.normalize(self.means, dim=1).T
 
-    def distances(self, x: Tensor) -> Tensor:
-        """Distance to every class in within-class deviations: (n, d) -> (n, classes)."""
-        return torch.cdist((x - self.origin) @ self.axes, self.means)
-
 
 def fit(x: Tensor, labels: Tensor, classes: int, shrinkage: float) -> Discriminant:
     """The discriminant of labelled vectors.
@@ -92,6 +88,21 @@ def fit(x: Tensor, labels: Tensor, classes: int, shrinkage: float) -> Discrimina
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """Examples under a discriminant's map; for classes with many looks, such as photographs."""
+
+    origin: Tensor  # (d,)
+    axes: Tensor  # (d, k)
+    placed: Tensor  # (n, k)
+    labels: Tensor  # (n,)
+
+    def vote(self, x: Tensor, voters: int = 5) -> Tensor:
+        """Most frequent class among the nearest examples: (m, d) -> (m,)."""
+        far = torch.cdist((x - self.origin) @ self.axes, self.placed)
+        return self.labels[far.topk(voters, largest=False).indices].mode(1).values
+
+
+@dataclass(frozen=True)
 class Gallery:
     """Everything that recognises: finder, features, and both discriminants."""
 
@@ -99,15 +110,15 @@ class Gallery:
     finder: SubjectFinder
     network: EfficientNetLite
     subjects: Discriminant
-    scenes: Discriminant
+    scenes: Neighbours
 
     def recognise(self, views: Views) -> Tensor:
-        """Similarity of the subject to every concept, over all crops: (concepts,)."""
-        return self.subjects.similarities(features(self.network, views.crops).mean(0)[None])[0]
+        """Similarity of the subject to every concept, mean over the crops: (concepts,)."""
+        return self.subjects.similarities(description(self.network, views.crops)).mean(0)
 
     def scene(self, views: Views) -> str:
         """The background's name."""
-        return SCENE_NAMES[int(self.scenes.distances(views.backdrop[None])[0].argmin())]
+        return SCENE_NAMES[int(self.scenes.vote(views.backdrop[None])[0])]
 
 
 def open_gallery(
@@ -131,7 +142,7 @@ def open_gallery(
         finder,
         load_features(),
         Discriminant(**_part(tensors, "subjects")),
-        Discriminant(**_part(tensors, "scenes")),
+        Neighbours(**_part(tensors, "scenes")),
     )
 
 
@@ -163,7 +174,7 @@ def gallery_path(config: GalleryConfig, autoencoder: Autoencoder | None = None) 
 class Examples:
     """Rendered clips as the checker saw them, with their truth."""
 
-    vectors: Tensor  # (m, 1280) features of crops
+    vectors: Tensor  # (m, d) descriptions of crops
     subjects: Tensor  # (m,) index of the concept
     backdrops: Tensor  # (n, d) statistics of backgrounds
     scenes: Tensor  # (n,) index of the scene
@@ -183,7 +194,7 @@ def examples(
     for index, concept in enumerate(config.concepts):
         clips, names = _drawn(world, concept, config, draw)
         for views in _viewed(clips, finder, config, autoencoder):
-            vectors.append(features(network, views.crops))
+            vectors.append(description(network, views.crops))
             subjects += [index] * len(views.crops)
             backdrops.append(views.backdrop)
         scenes += [SCENE_NAMES.index(name) for name in names]
@@ -192,13 +203,12 @@ def examples(
     )
 
 
-def learn(found: Examples, config: GalleryConfig) -> tuple[Discriminant, Discriminant]:
-    """Discriminants of subjects and of scenes."""
-    classes, places = len(config.concepts), len(SCENE_NAMES)
-    return (
-        fit(found.vectors, found.subjects, classes, config.shrinkage),
-        fit(found.backdrops, found.scenes, places, config.scene_shrinkage),
-    )
+def learn(found: Examples, config: GalleryConfig) -> tuple[Discriminant, Neighbours]:
+    """What tells subjects apart, and what tells scenes apart."""
+    subjects = fit(found.vectors, found.subjects, len(config.concepts), config.shrinkage)
+    space = fit(found.backdrops, found.scenes, len(SCENE_NAMES), config.scene_shrinkage)
+    placed = (found.backdrops - space.origin) @ space.axes
+    return subjects, Neighbours(space.origin, space.axes, placed, found.scenes)
 
 
 def other_world(sheet: SpriteSheet, bank_seed: int) -> World:

@@ -24,8 +24,15 @@ from models.evaluation.checker import (
     subject_crops,
     velocity,
 )
-from models.evaluation.features import WIDTH, EfficientNetLite, features
-from models.evaluation.gallery import SCENE_NAMES, GalleryConfig, fit, gallery_path, open_gallery
+from models.evaluation.features import COARSE_SIDE, WIDTH, EfficientNetLite, description, features
+from models.evaluation.gallery import (
+    SCENE_NAMES,
+    GalleryConfig,
+    Neighbours,
+    fit,
+    gallery_path,
+    open_gallery,
+)
 from models.evaluation.masks import SubjectFinder, softened, train_finder
 from models.evaluation.prompts import (
     FIRST_SEED,
@@ -153,7 +160,8 @@ def test_a_crop_holds_the_subject_wherever_it_is(world: World) -> None:
         frames = torch.from_numpy(clip).permute(3, 0, 1, 2) / 255
         crops = subject_crops(frames, true_masks(world, one))
         red = (crops[:, 0] > 0.8) & (crops[:, 1] < 0.2)
-        assert crops.shape == (CROPS, 3, 96, 96)
+        assert crops.shape == (CROPS, 4, 96, 96)
+        assert bool((crops[:, 3][red] > 0.5).all())
         assert bool((red[:, 36:60, 42:54].float().mean((1, 2)) > 0.9).all())
         assert bool((red.float().mean((1, 2)) > 0.15).all())
 
@@ -201,7 +209,9 @@ def test_a_discriminant_finds_classes_in_correlated_noise() -> None:
     found = fit(drawn(), labels, 5, 0.01)
     fresh = drawn()
     assert (found.similarities(fresh).argmax(1) == labels).float().mean() > 0.95
-    assert (found.distances(fresh).argmin(1) == labels).float().mean() > 0.95
+    placed = (drawn() - found.origin) @ found.axes
+    near = Neighbours(found.origin, found.axes, placed, labels)
+    assert (near.vote(fresh) == labels).float().mean() > 0.95
     with pytest.raises(ValueError, match="class 5"):
         fit(fresh, labels, 6, 0.01)
 
@@ -214,6 +224,21 @@ def test_features_are_pooled_and_do_not_depend_on_the_batch() -> None:
     alone = torch.cat([features(network, crop[None]) for crop in crops])
     assert together.shape == (3, WIDTH)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+
+
+def test_a_description_tells_the_subject_from_what_is_behind_it() -> None:
+    torch.manual_seed(0)
+    network = EfficientNetLite().eval()
+    cover = torch.zeros(1, 1, 96, 96)
+    cover[..., 24:72, 24:72] = 1
+    picture, before, behind = torch.rand(3, 1, 3, 96, 96)
+    crops = [
+        torch.cat([picture * cover + back * (1 - cover), cover], 1) for back in (before, behind)
+    ]
+    one, two = (description(network, crop)[0] for crop in crops)
+    assert one.shape == (2 * WIDTH + 4 * COARSE_SIDE**2,)
+    torch.testing.assert_close(one[WIDTH:], two[WIDTH:])
+    assert not torch.allclose(one[:WIDTH], two[:WIDTH])
 
 
 def test_wilson_interval() -> None:
