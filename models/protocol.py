@@ -13,13 +13,44 @@ from numpy.typing import NDArray
 from models.catalog import ModelCard
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3), sRGB, 0..255
+Picture = NDArray[np.uint8]  # (H, W, 3), or (H, W, 4) with straight alpha; sRGB, 0..255
 
 GenerationStage = Literal["encoding", "denoising", "decoding"]
 
 
-@dataclass(frozen=True)
+ReferenceRole = Literal["subject", "style", "scene"]
+Transition = Literal["cut", "continue"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture of what the clip shall show, of any size."""
+
+    picture: Picture
+    name: str | None = None  # what the prompt calls it
+    role: ReferenceRole = "subject"
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One shot of a story; what it leaves open is the task's."""
+
+    prompt: str
+    num_frames: int
+    seed: int
+    negative_prompt: str = ""
+    first_frame: Picture | None = None
+    last_frame: Picture | None = None
+    references: tuple[Reference, ...] = ()
+    transition: Transition = "continue"  # from the shot before
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
-    """One generation, fully resolved: every default filled in, every limit checked."""
+    """One generation, fully resolved: every default filled in, every limit checked.
+
+    Given frames and source clips have the result's aspect; the model scales them to its own size.
+    """
 
     task_type: str
     prompt: str
@@ -32,6 +63,18 @@ class Task:
     num_inference_steps: int
     guidance_scale: float  # 1 is unguided
     sampler: str
+    first_frame: Picture | None = None
+    last_frame: Picture | None = None
+    first_frame_strength: float = 1.0  # 0..1
+    last_frame_strength: float = 1.0  # share of denoising steps, from the noisiest, that see it
+    references: tuple[Reference, ...] = ()
+    reference_strength: float = 1.0  # 0..1
+    video: Frames | None = None  # the clip to extend, edit, interpolate or upscale
+    video_fps: float | None = None
+    extend_before: bool = False  # new frames lead up to the clip instead of following it
+    shots: tuple[Shot, ...] = ()
+    upscale_factor: int | None = None
+    target_fps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +107,7 @@ class VideoModel(Protocol):
         ...
 
     def generate(self, task: Task, on_step: OnStep) -> Frames:
-        """Make the clip.
+        """Make the clip: for `extend` source and new frames together, for `story` all shots.
 
         on_step  called after every denoising step, and at each stage's start with index 0
         returns  (num_frames, height, width, 3) uint8

@@ -211,8 +211,8 @@ def _write(
 
 def read_task(request: VideoRequest) -> Task:
     """The model's half of a request."""
-    fields = Task.__dataclass_fields__.keys()
-    return Task(**{name: getattr(request, name) for name in fields})
+    shared = Task.__dataclass_fields__.keys() & VideoRequest.model_fields.keys()
+    return Task(**{name: getattr(request, name) for name in shared})
 
 
 def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
