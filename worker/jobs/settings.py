@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.jobs.addresses import read_networks
 
 DAY_S = 24 * 3600
 SCHEMES = ("redis://", "rediss://", "unix://")
@@ -31,6 +33,21 @@ class JobSettings(BaseSettings):
     result_ttl_s: Annotated[int, Field(ge=1)] = 7 * DAY_S  # results are kept this long
     job_timeout_s: Positive = 1800.0  # one attempt may run this long
     queue_deadline_s: Positive = float(DAY_S)  # a job waiting longer ends as expired
+    # What inputs and callbacks may reach beyond the public internet, as 10.0.0.0/8, fd00::/8
+    outbound_networks: Annotated[tuple[str, ...], NoDecode] = ()
+    outbound_http: bool = False  # plain http, within those networks only
+    outbound_ca_file: Path | None = None  # certificates trusted besides the well-known ones
+
+    @field_validator("outbound_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, networks: object) -> object:
+        return networks.replace(",", " ").split() if isinstance(networks, str) else networks
+
+    @field_validator("outbound_networks")
+    @classmethod
+    def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        read_networks(networks)
+        return networks
 
     @field_validator("redis_url")
     @classmethod
