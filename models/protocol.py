@@ -3,9 +3,9 @@
 Two kinds of model stand behind it, our own Video LDM family and open weights through diffusers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ GenerationStage = Literal["encoding", "denoising", "decoding"]
 
 ReferenceRole = Literal["subject", "style", "scene"]
 Transition = Literal["cut", "continue"]
+GuidanceSchedule = Literal["constant", "oscillating", "linear"]  # over steps, over frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Task:
     negative_prompt: str
     width: int  # pixels
     height: int  # pixels
-    num_frames: int
+    num_frames: int  # of the result: `extend` counts the clip too, `story` every shot
     fps: int  # frames per second of film time
     seed: int  # 0..2**63 - 1
     num_inference_steps: int
@@ -75,15 +76,26 @@ class Task:
     shots: tuple[Shot, ...] = ()
     upscale_factor: int | None = None
     target_fps: int | None = None
+    last_frame_is_sketch: bool = False  # a drawing of what the last frame shall show
+    guidance_rescale: float = 0.0  # 0..1
+    guidance_schedule: GuidanceSchedule = "constant"
+    context_frames: int = 2  # 0..2 of what came before, as seen by what continues it
+    context_guidance: float = 1.5  # 1..4, 1 is unguided
+    reconstruction_weight: float | None = None  # given frames pull by gradient, untrained
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a generation stands: `index` of `total` units of a stage are done."""
+    """Where a generation stands: `index` of `total` units of a stage are done.
+
+    The units of a film of several clips are those of all clips together.
+    """
 
     stage: GenerationStage
     index: int
     total: int
+    shot: int = 0  # 0..shots - 1, the one that is being made
+    shots: int = 1
 
 
 OnStep = Callable[[Step], None]  # may raise to stop the generation; nothing stays dirty
@@ -112,5 +124,17 @@ class VideoModel(Protocol):
         on_step  called after every denoising step, and at each stage's start with index 0
         returns  (num_frames, height, width, 3) uint8
         raises   ValueError if the task is outside the card; whatever on_step raises
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingModel(VideoModel, Protocol):
+    """A model that hands over a film piece by piece, so that its length costs no memory."""
+
+    def stream(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
+        """The film of `generate` in pieces (n, height, width, 3), in film order, none empty.
+
+        raises ValueError at once if the task is outside the card; whatever on_step raises
         """
         ...
