@@ -30,6 +30,7 @@ class Reference:
     picture: Picture
     name: str | None = None  # what the prompt calls it
     role: ReferenceRole = "subject"
+    strength: float = 1.0  # 0..1, times the task's own
 
 
 @dataclass(frozen=True, eq=False)

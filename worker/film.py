@@ -15,10 +15,11 @@ from typing import Any
 
 import structlog
 
-from models.protocol import Cancelled, Frames, Step, Task, VideoModel
+from models.protocol import Cancelled, Frames, Step, VideoModel
 from worker import media
+from worker.inputs import InputLost, read_task
 from worker.jobs.artifacts import SIDECAR, THUMBNAIL, VIDEO, ArtifactStore
-from worker.jobs.contract import ErrorCode, JobResult, Stage, VideoRequest
+from worker.jobs.contract import ErrorCode, JobResult, Stage
 from worker.memory import peak_memory_mb, reset_peak_memory
 from worker.messages import (
     CancelledMessage,
@@ -124,6 +125,10 @@ def read_failure(error: Exception, token: str | None) -> Failed:
             ErrorCode.OUT_OF_MEMORY,
             "The worker has not enough memory for a clip of this size and length.",
         )
+    if isinstance(error, InputLost):
+        return failed(
+            ErrorCode.INVALID_INPUT_MEDIA, "An input of this job is gone or cannot be read."
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return failed(
             ErrorCode.INTERNAL_ERROR,
@@ -158,7 +163,7 @@ def _make(
     watch: Stopwatch,
 ) -> JobResult:
     reset_peak_memory()
-    frames = model.generate(read_task(run.request), watch.step)
+    frames = model.generate(read_task(run.request, store), watch.step)
     watch.enter(Stage.POST_PROCESSING)
     scratch_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch_dir) as folder:
@@ -209,15 +214,10 @@ def _write(
     )
 
 
-def read_task(request: VideoRequest) -> Task:
-    """The model's half of a request."""
-    shared = Task.__dataclass_fields__.keys() & VideoRequest.model_fields.keys()
-    return Task(**{name: getattr(request, name) for name in shared})
-
-
 def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
     """What made this film: request, seed, model hash, versions. Goes into the MP4 and sidecar."""
     request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
+    request = without_keys(request)
     return {
         "generator": "praxino",
         "digital_source_type": "trainedAlgorithmicMedia",
@@ -227,6 +227,14 @@ def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
         "model_sha256": model.weights_sha256,
         "versions": read_versions(),
     }
+
+
+def without_keys(value: Any) -> Any:
+    """The same without the storage keys of inputs: they hold the tenant's name, and say nothing
+    that the digest beside them does not."""
+    if isinstance(value, dict):
+        return {name: without_keys(item) for name, item in value.items() if name != "key"}
+    return [without_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def read_versions() -> dict[str, str]:

@@ -16,8 +16,9 @@ from typing import TextIO
 from pydantic import SecretStr
 
 from models.protocol import Step, VideoModel
-from worker.child import load_model
-from worker.film import read_task
+from worker.child import load_model, open_results
+from worker.inputs import read_task
+from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.contract import VideoRequest
 from worker.launcher import ChildConfig
 from worker.settings import WorkerSettings
@@ -25,16 +26,20 @@ from worker.settings import WorkerSettings
 
 def main(orders: TextIO, answers: TextIO) -> None:
     """Answer requests until the input ends; the first line tells that the model is loaded."""
-    model = load_model(read_config())
+    config = read_config()
+    model, store = load_model(config), open_results(config.data_dir)
     answers.write(json.dumps({"model": model.card.id}) + "\n")
     answers.flush()
     for line in orders:
-        answers.write(json.dumps(time_request(model, VideoRequest.model_validate_json(line))))
+        request = VideoRequest.model_validate_json(line)
+        answers.write(json.dumps(time_request(model, request, store)))
         answers.write("\n")
         answers.flush()
 
 
-def time_request(model: VideoModel, request: VideoRequest) -> dict[str, float]:
+def time_request(
+    model: VideoModel, request: VideoRequest, store: ArtifactStore
+) -> dict[str, float]:
     """Wall seconds of one generation, and the median time between two denoising steps in it."""
     ends: list[float] = []
 
@@ -42,8 +47,9 @@ def time_request(model: VideoModel, request: VideoRequest) -> dict[str, float]:
         if step.stage == "denoising":
             ends.append(time.perf_counter())
 
+    task = read_task(request, store)
     began = time.perf_counter()
-    model.generate(read_task(request), note)
+    model.generate(task, note)
     seconds = time.perf_counter() - began
     gaps = [after - before for before, after in itertools.pairwise(ends)]
     return {"seconds": seconds, "step_seconds": statistics.median(gaps) if gaps else seconds}

@@ -4,11 +4,14 @@ Statuses, stages and codes are the wire's own words; see the table in ARCHITECTU
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_SEED = 2**63 - 1
+MAX_REFERENCES = 7  # of a job, and of a shot; a model's card may allow fewer
+MAX_SHOTS = 16
+MAX_STORY_CHARS = 64_000  # of all prompts of a story: a job must fit into one message
 
 
 class Status(StrEnum):
@@ -55,8 +58,70 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Artifact(Record):
+    """A stored blob: its key in the artifact store, never a path of the server."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ReferenceType = Literal["subject", "style", "scene"]
+Transition = Literal["cut", "continue"]
+
+
+class StoredImage(Record):
+    """A picture as the job will see it: PNG, upright, sRGB, nothing but pixels.
+
+    A given frame has exactly the size of the film at that point; a reference has its own size,
+    and may have alpha.
+    """
+
+    artifact: Artifact
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+
+
+class StoredReference(Record):
+    """A picture of what the film shall show."""
+
+    image: StoredImage
+    name: str | None = None  # what prompts call it, after an @
+    reference_type: ReferenceType = "subject"
+    strength: Share = 1.0
+
+
+class StoredVideo(Record):
+    """A clip as the job will see it: MP4 with lossless RGB frames, evenly spaced, no sound."""
+
+    artifact: Artifact
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+    num_frames: Annotated[int, Field(gt=0)]
+    fps: Annotated[int, Field(gt=0)]
+
+
+class StoryShot(Record):
+    """One shot of a story; what it leaves open is the request's."""
+
+    prompt: str
+    num_frames: Annotated[int, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    negative_prompt: str = ""
+    first_frame: StoredImage | None = None
+    last_frame: StoredImage | None = None
+    reference_images: tuple[StoredReference, ...] = ()
+    transition: Transition = "continue"  # from the shot before
+
+
 class VideoRequest(Record):
-    """One generation, fully resolved by the web side: defaults filled in, limits checked."""
+    """One generation, fully resolved by the web side: defaults filled in, limits checked.
+
+    Width, height, frames and rate are the result's, whatever the kind of job: an extension counts
+    the frames of its source, an upscaled clip has its new size. Inputs are prepared and stored.
+    """
 
     model: str
     task_type: str
@@ -70,17 +135,20 @@ class VideoRequest(Record):
     num_inference_steps: Annotated[int, Field(gt=0)]
     guidance_scale: Annotated[float, Field(ge=1)]
     sampler: str
+    first_frame: StoredImage | None = None
+    last_frame: StoredImage | None = None
+    first_frame_strength: Share = 1.0
+    last_frame_strength: Share = 1.0  # share of denoising steps, from the noisiest, that see it
+    reference_images: tuple[StoredReference, ...] = ()
+    reference_strength: Share = 1.0
+    video: StoredVideo | None = None  # the clip to extend, edit, interpolate or upscale
+    source_video_id: str | None = None  # the job that made that clip
+    extend_before: bool = False  # new frames lead up to the clip instead of following it
+    shots: tuple[StoryShot, ...] = ()
+    upscale_factor: Annotated[int, Field(gt=1)] | None = None
+    target_fps: Annotated[int, Field(gt=0)] | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
-
-
-class Artifact(Record):
-    """A stored blob: its key in the artifact store, never a path of the server."""
-
-    key: str
-    sha256: str
-    size_bytes: int
-    media_type: str
 
 
 class JobResult(Record):
@@ -144,3 +212,6 @@ class Job(Record):
     attempts: tuple[Attempt, ...]
     result: JobResult | None
     error: JobError | None
+    reported_at: float | None = None  # when `eta_s` was said
+    cost_s: float | None = None  # run time as estimated at admission; never changes
+    warnings: tuple[str, ...] = ()  # what was ignored of the request
