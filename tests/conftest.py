@@ -16,10 +16,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from tests.buckets import Bucket, Wire, wired
+from tests.outside import Authority, Receiver, found_authority
+from worker.jobs.artifacts import ArtifactStore, open_store
 from worker.jobs.connection import worker_client
 from worker.jobs.contract import VideoRequest
 from worker.jobs.outcomes import Submission
-from worker.jobs.settings import JobSettings
+from worker.jobs.settings import JobSettings, StorageSettings
 from worker.jobs.store import JobStore
 
 START_S = 30.0
@@ -185,3 +188,89 @@ def make_submission(make_request: Callable[..., VideoRequest]) -> Callable[..., 
         return Submission(**defaults | own)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that nobody knows yet, and a certificate of `receiver.example`."""
+    return found_authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def receivers(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[tuple[Receiver, Receiver]]:
+    """The session's receivers. Use `receiver` and `plain_receiver`, which also empty them."""
+    folders = tmp_path_factory.mktemp("receiver"), tmp_path_factory.mktemp("plain")
+    servers = Receiver(folders[0], authority.certificate), Receiver(folders[1], None)
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def receiver(receivers: tuple[Receiver, Receiver]) -> Receiver:
+    """An HTTPS server of somebody else's, in a process of its own, that received nothing yet."""
+    receivers[0].reset()
+    return receivers[0]
+
+
+@pytest.fixture
+def plain_receiver(receivers: tuple[Receiver, Receiver]) -> Receiver:
+    """The same without TLS."""
+    receivers[1].reset()
+    return receivers[1]
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[Bucket]:
+    """The session's S3 server. Use `bucket`, which also empties it."""
+    server = Bucket()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def session_wire(bucket_server: Bucket) -> Iterator[Wire]:
+    """The way to the S3 server. Use `wire`, which is whole."""
+    with wired(bucket_server.port) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bucket(bucket_server: Bucket) -> Bucket:
+    """A running S3 server with one empty bucket."""
+    bucket_server.clear()
+    return bucket_server
+
+
+@pytest.fixture
+def wire(bucket: Bucket, session_wire: Wire) -> Wire:
+    """The way to the empty S3 server, which can be cut."""
+    session_wire.mend()
+    return session_wire
+
+
+@pytest.fixture(scope="session")
+def s3_fields(bucket_server: Bucket, session_wire: Wire) -> dict[str, str]:
+    """Settings that put results into the bucket, over the wire."""
+    return {
+        "artifacts_url": f"s3://{bucket_server.name}/praxino",
+        "s3_endpoint": session_wire.url,
+        "s3_region": "eu-central-1",
+        "s3_access_key_id": "AKIATEST",
+        "s3_secret_access_key": "not-a-secret",
+    }
+
+
+@pytest.fixture(scope="session")
+def session_s3(s3_fields: dict[str, str]) -> ArtifactStore:
+    """A store on the bucket: making one takes longer than most tests. Use `s3`."""
+    return open_store(StorageSettings(**s3_fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def s3(session_s3: ArtifactStore, wire: Wire) -> ArtifactStore:
+    """A store on the empty bucket, over the wire."""
+    return session_s3

@@ -2,23 +2,15 @@
 
 import hashlib
 import os
-import re
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from worker.jobs.blobs import CHUNK_BYTES, Blob, Serving, check_key, read_media_type
 from worker.jobs.contract import Artifact
-
-SEGMENT = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}")
-MEDIA_TYPES = {
-    ".mp4": "video/mp4",
-    ".webp": "image/webp",
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".json": "application/json",
-}
-CHUNK_BYTES = 1 << 20
 
 
 class DiskStore:
@@ -34,7 +26,7 @@ class DiskStore:
 
         raises ValueError for an unsafe key or unknown suffix; OSError, leaving nothing behind
         """
-        media_type = _media_type(key)
+        media_type = read_media_type(key)
         target = self._locate(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{uuid4().hex}.part")
@@ -65,18 +57,24 @@ class DiskStore:
         folder = self._locate(prefix.rstrip("/"))
         shutil.rmtree(folder, ignore_errors=True)
 
+    def list(self, prefix: str) -> Iterator[Blob]:
+        """Every blob below `prefix`, a folder or "" for all; half-written ones included."""
+        folder = self._locate(prefix.rstrip("/")) if prefix else self._root
+        for path in sorted(folder.rglob("*")):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                if path.is_file():
+                    facts = path.stat()
+                    key = path.relative_to(self._root).as_posix()
+                    yield Blob(key, facts.st_size, facts.st_mtime)
+
+    def link(self, key: str, ttl_s: int, serving: Serving) -> str | None:
+        """None: only this service can reach the folder."""
+        check_key(key)
+        return None
+
     def _locate(self, key: str) -> Path:
-        parts = key.split("/")
-        if not all(SEGMENT.fullmatch(part) for part in parts):
-            raise ValueError(f"artifact key {key!r} is not a relative path of plain names")
-        return self._root.joinpath(*parts)
-
-
-def _media_type(key: str) -> str:
-    suffix = os.path.splitext(key)[1]
-    if suffix not in MEDIA_TYPES:
-        raise ValueError(f"artifact key {key!r} must end in one of {', '.join(MEDIA_TYPES)}")
-    return MEDIA_TYPES[suffix]
+        check_key(key)
+        return self._root.joinpath(*key.split("/"))
 
 
 def _copy(source: Path, target: Path) -> tuple[str, int]:

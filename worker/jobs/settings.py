@@ -3,8 +3,10 @@
 Nothing is read from the environment before a class is instantiated.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,20 +16,75 @@ from worker.jobs.addresses import read_networks
 DAY_S = 24 * 3600
 SCHEMES = ("redis://", "rediss://", "unix://")
 
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+PREFIX = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9._@-]*/)*")
+
 Positive = Annotated[float, Field(gt=0)]
 
 
-class JobSettings(BaseSettings):
-    """Where jobs and their files live, and how many, how long and how often they may run."""
+class StorageSettings(BaseSettings):
+    """Where files live: a local folder, or a bucket of an S3 server.
+
+    What the `s3_…` settings leave open is taken from where Amazon's own tools take it: the
+    `AWS_…` variables, the configuration file, the machine's role.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="PRAXINO_", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
+    data_dir: Path = Path("data")  # local files of every process
+    # Results and inputs: a folder, file:///folder, or s3://bucket/prefix. None: data_dir/artifacts
+    artifacts_url: str | None = None
+    s3_endpoint: str | None = None  # URL of a server other than Amazon's
+    s3_public_endpoint: str | None = None  # the same server as clients reach it, for links
+    s3_region: str | None = None
+    s3_access_key_id: SecretStr | None = None
+    s3_secret_access_key: SecretStr | None = None
+
+    @field_validator("artifacts_url")
+    @classmethod
+    def _known_store(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        if parts.scheme not in ("", "file", "s3"):
+            raise ValueError("must be a folder, file:///folder or s3://bucket/prefix")
+        if parts.scheme == "s3":
+            prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+            if not BUCKET.fullmatch(parts.netloc) or not PREFIX.fullmatch(prefix):
+                raise ValueError("must name a bucket and a prefix of plain names")
+        return url
+
+    @property
+    def bucket(self) -> tuple[str, str] | None:
+        """Bucket, and the start of every key in it: "" or ending in a slash. None: a folder."""
+        parts = urlsplit(self.artifacts_url or "")
+        if parts.scheme != "s3":
+            return None
+        path = parts.path.strip("/")
+        return parts.netloc, f"{path}/" if path else ""
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """The folder of the artifacts, if they are in a folder."""
+        if self.artifacts_url is None:
+            return self.data_dir / "artifacts"
+        parts = urlsplit(self.artifacts_url)
+        return Path(unquote(parts.path) if parts.scheme == "file" else self.artifacts_url)
+
+    def storage_environment(self) -> dict[str, str]:
+        """These settings as the environment of another process; holds secrets."""
+        values = ((name, getattr(self, name)) for name in StorageSettings.model_fields)
+        plain = ((name, reveal(value)) for name, value in values if value is not None)
+        return {f"PRAXINO_{name.upper()}": str(value) for name, value in plain}
+
+
+class JobSettings(StorageSettings):
+    """Where jobs and their files live, and how many, how long and how often they may run."""
+
     redis_url: SecretStr  # redis://, rediss:// or unix://; may hold a password
-    data_dir: Path = Path("data")  # results live in its folder `artifacts`
     max_queue_depth: Annotated[int, Field(ge=1)] = 1000  # waiting jobs of one model
     max_active_per_tenant: Annotated[int, Field(ge=1)] = 100  # queued or running
+    max_queued_per_tenant: Annotated[int, Field(ge=1)] = 1000  # waiting jobs of one model
     max_attempts: Annotated[int, Field(ge=1)] = 3  # the first one included
     lease_s: Positive = 20.0  # an attempt not renewed for this long is lost
     result_ttl_s: Annotated[int, Field(ge=1)] = 7 * DAY_S  # results are kept this long
@@ -55,3 +112,10 @@ class JobSettings(BaseSettings):
         if not url.get_secret_value().startswith(SCHEMES):
             raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
         return url
+
+
+def reveal(value: object) -> str | None:
+    """The text of a setting, also of a secret one."""
+    if value is None:
+        return None
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
