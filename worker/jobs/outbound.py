@@ -4,6 +4,7 @@ A name is resolved once; every address found must be allowed, and the connection
 of exactly these, with the name kept for Host and TLS. It never looks at what it fetches.
 """
 
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from worker.jobs.settings import JobSettings
 __all__ = ["Fetched", "Outbound", "OutboundError", "Refused", "Times", "TooLarge", "Unreachable"]
 
 MAX_URL_CHARS = 8192
+HOST = re.compile(rb"[0-9A-Za-z._:-]+")
 MAX_HOST_CHARS = 253  # of any name in the DNS
 MAX_REDIRECTS = 3
 MAX_ADDRESSES = 4  # of one name, tried in turn
@@ -125,8 +127,10 @@ class Outbound:
             raise Refused(f"the URL's host is longer than {MAX_HOST_CHARS} characters")
         if parsed.userinfo:
             raise Refused("the URL must not hold a user name or password")
-        if parsed.port == 0:
-            raise Refused("the URL's port must not be 0")
+        if not HOST.fullmatch(parsed.raw_host):
+            raise Refused("the URL is malformed")
+        if not 1 <= (parsed.port or PORTS[parsed.scheme]) <= 65_535 or parsed.port == 0:
+            raise Refused("the URL's port must be between 1 and 65535")
         return parsed.copy_with(fragment=None)
 
     def _resolve(self, url: httpx.URL, deadline: float) -> list[str]:
