@@ -5,8 +5,10 @@ refused in milliseconds fails on the GPU. This module reads JSON and never loads
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TASKS = (
     "text",
@@ -59,6 +61,52 @@ class Span:
 
 
 @dataclass(frozen=True)
+class CostCurve:
+    """What a clip costs, as declared; a worker measures one clip and scales the curve by it.
+
+    A volume is width * height * frames / 1e6, megapixels of film. A pass is one run of the
+    network: two a step with guidance, one without. Of the seconds only the ratios between sizes
+    matter once a worker has measured; memory without a declared slope refuses nothing.
+    """
+
+    lead_s: float = 0.1  # before the first step, at any size
+    pass_s: float = 0.02  # a pass, at any size …
+    pass_s_per_volume: float = 1.0  # … and for each megapixel of film
+    tail_s: float = 0.1  # after the last step, at any size …
+    tail_s_per_volume: float = 1.0  # … and for each megapixel of film
+    memory_mb: float = 0.0  # peak at any size: weights and runtime, MiB …
+    memory_mb_per_volume: float = 0.0  # … and for each megapixel of film
+
+    def __post_init__(self) -> None:
+        numbers = vars(self).values()
+        if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in numbers):
+            raise ValueError(f"a cost curve holds finite numbers of at least 0: {self}")
+
+    def step_s(self, volume: float, passes: int) -> float:
+        """Seconds of one denoising step."""
+        return passes * (self.pass_s + self.pass_s_per_volume * volume)
+
+    def after_s(self, volume: float) -> float:
+        """Seconds from the last denoising step to the stored film."""
+        return self.tail_s + self.tail_s_per_volume * volume
+
+
+@dataclass(frozen=True)
+class InputLimits:
+    """What a model takes besides words. The defaults are the most that the service carries."""
+
+    max_references: int = 7  # of a job, and of a shot
+    max_shots: int = 16
+    # Of a result that is made piece by piece (extend, story), or of a source clip.
+    max_total_frames: int = 4096
+    first_frame_strength: Span = Span(0.0, 1.0, 1.0)
+    last_frame_strength: Span = Span(0.0, 1.0, 1.0)
+    reference_strength: Span = Span(0.0, 1.0, 1.0)
+    upscale_factors: tuple[int, ...] = (2, 4)  # first is the default
+    target_fps: Span = Span(1, 120, 24)
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """One model's declared abilities and limits, as served by `GET /v1/videos/models`."""
 
@@ -80,6 +128,8 @@ class ModelCard:
     max_prompt_chars: int
     resumable: bool
     batchable: bool
+    cost: CostCurve = CostCurve()
+    inputs: InputLimits = InputLimits()
 
 
 def read_card(path: Path) -> ModelCard:
@@ -99,6 +149,8 @@ def read_card(path: Path) -> ModelCard:
                 "steps": Span(**fields["steps"]),
                 "guidance": Span(**fields["guidance"]),
                 "samplers": tuple(fields["samplers"]),
+                "cost": CostCurve(**fields.get("cost", {})),
+                "inputs": read_input_limits(fields.get("inputs", {})),
             }
         )
     except (KeyError, TypeError) as error:
@@ -107,6 +159,17 @@ def read_card(path: Path) -> ModelCard:
     if unknown:
         raise ValueError(f"{path}: unknown tasks or samplers {sorted(unknown)}")
     return card
+
+
+def read_input_limits(fields: dict[str, Any]) -> InputLimits:
+    """The limits that a card declares; what it leaves out is the service's own."""
+    spans = {
+        name: Span(**value)
+        for name, value in fields.items()
+        if name.endswith(("_fps", "_strength"))
+    }
+    factors = tuple(fields.get("upscale_factors", InputLimits.upscale_factors))
+    return InputLimits(**fields | spans | {"upscale_factors": factors})
 
 
 def card_paths(models_dir: Path = MODELS_DIR) -> list[Path]:

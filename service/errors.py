@@ -8,12 +8,14 @@ ApiError
 │   ├── UnsupportedTask         a kind of job the model lacks
 │   ├── IncompatibleInputs      fields that exclude each other
 │   ├── AmbiguousFormArray      form columns that do not line up
+│   ├── InvalidInputMedia       a file that is none, damaged, or over a limit
 │   └── ModelNotFound           a model this server does not have
 ├── InvalidApiKey 401
 ├── PermissionDenied 403
 ├── NotFound 404                no such route
 │   ├── VideoNotFound           never existed, deleted, or another tenant's
-│   └── VideoNotReady           exists, has no content (yet)
+│   ├── VideoNotReady           exists, has no content (yet)
+│   └── NoSuchFile              never uploaded, deleted, expired, or another tenant's
 ├── MethodNotAllowed 405
 ├── VideoNotCancellable 409
 ├── VideoExpired 410
@@ -118,6 +120,12 @@ class AmbiguousFormArray(BadRequest):
     code = "ambiguous_form_array"
 
 
+class InvalidInputMedia(BadRequest):
+    """A given file is no picture or clip of ours, is damaged, or is over a limit."""
+
+    code = "invalid_input_media"
+
+
 class ModelNotFound(BadRequest):
     """This server has no such model."""
 
@@ -164,6 +172,15 @@ class VideoNotReady(NotFound):
     """The video exists and has no content, yet or for good."""
 
     code = "video_not_ready"
+
+
+class NoSuchFile(NotFound):
+    """Never uploaded, deleted, expired, or another tenant's: all look alike."""
+
+    code = "file_not_found"
+
+    def __init__(self, file_id: str, param: str = "file_id") -> None:
+        super().__init__(f"{param}: no file found with id {show(file_id)}", param)
 
 
 class MethodNotAllowed(ApiError):

@@ -24,8 +24,18 @@ class ServiceSettings(JobSettings):
     default_model: str = "pocket"  # for requests that name none
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
     max_part_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB  # one text part of a form
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = 640 * MIB  # a form with files
     max_form_files: Annotated[int, Field(ge=1)] = 32
     max_form_fields: Annotated[int, Field(ge=1)] = 512
+    max_image_bytes: Annotated[int, Field(ge=1)] = 20 * MIB  # one picture, however it comes
+    max_image_pixels: Annotated[int, Field(ge=1)] = 40_000_000
+    max_video_bytes: Annotated[int, Field(ge=1)] = 512 * MIB  # one clip, however it comes
+    max_video_pixels: Annotated[int, Field(ge=1)] = 8_900_000  # of one frame
+    max_video_s: Annotated[float, Field(gt=0)] = 60.0
+    max_decoders: Annotated[int, Field(ge=1)] = 2  # processes that read given files at once
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for all files of a request
+    decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  # address space of such a process
+    max_files_per_tenant: Annotated[int, Field(ge=1)] = 1000  # uploaded by /v1/files, unexpired
     poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # what clients are told to wait
     public_url: str | None = None  # prefix of links in answers; None: links begin with /v1
 

@@ -95,7 +95,7 @@ def read_video(video: StoredVideo, store: ArtifactStore) -> Frames:
     """(T, H, W, 3) uint8. raises InputLost"""
 
     def read(file: BinaryIO) -> Frames:
-        with av.open(file, format="mp4") as container:
+        with av.open(file, "r", format="mp4") as container:
             count = 0
             for frame in container.decode(container.streams.video[0]):
                 frames[count] = frame.to_ndarray(format="rgb24")

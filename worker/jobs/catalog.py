@@ -3,6 +3,26 @@
 The service talks to the counter alone, so what it may know of models passes this way.
 """
 
-from models.catalog import MODELS_DIR, SAMPLERS, TASKS, FrameRule, ModelCard, Span, read_catalog
+from models.catalog import (
+    MODELS_DIR,
+    SAMPLERS,
+    TASKS,
+    CostCurve,
+    FrameRule,
+    InputLimits,
+    ModelCard,
+    Span,
+    read_catalog,
+)
 
-__all__ = ["MODELS_DIR", "SAMPLERS", "TASKS", "FrameRule", "ModelCard", "Span", "read_catalog"]
+__all__ = [
+    "MODELS_DIR",
+    "SAMPLERS",
+    "TASKS",
+    "CostCurve",
+    "FrameRule",
+    "InputLimits",
+    "ModelCard",
+    "Span",
+    "read_catalog",
+]

@@ -88,6 +88,7 @@ class JobSettings(StorageSettings):
     max_attempts: Annotated[int, Field(ge=1)] = 3  # the first one included
     lease_s: Positive = 20.0  # an attempt not renewed for this long is lost
     result_ttl_s: Annotated[int, Field(ge=1)] = 7 * DAY_S  # results are kept this long
+    file_ttl_s: Annotated[int, Field(ge=1)] = 7 * DAY_S  # uploaded files are kept this long
     job_timeout_s: Positive = 1800.0  # one attempt may run this long
     queue_deadline_s: Positive = float(DAY_S)  # a job waiting longer ends as expired
     # What inputs and callbacks may reach beyond the public internet, as 10.0.0.0/8, fd00::/8
