@@ -5,11 +5,18 @@ ride along as extra frames. Absent conditions are zeros kept in place, never rem
 guidance branches have one layout. PixelDance (arXiv:2311.10982), section 3.2; the mask is ours.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
+from einops import rearrange
 from torch import Tensor
+
+MAX_REFERENCES = 7  # pictures a clip
+MAX_CONTEXT = 2  # frames carried over: one shows no direction, more than two were never trained
+LAST_SIGMA = 0.32  # noise on a given last frame or sketch, which guides and does not bind
 
 
 class Kind(IntEnum):
@@ -57,6 +64,67 @@ class Conditions:
         """The same under another prompt, as for a negative prompt."""
         return replace(self, text_s=text, text_t=text, text_mask=mask)
 
+    def with_frame(self, slot: int, latent: Tensor, kind: Kind, sigma: float = 0.0) -> "Conditions":
+        """The same with one more given frame in every clip.
+
+        slot    0..t-1, or from the end if negative
+        latent  (b, c, h, w), noised to sigma already
+        """
+        frames, mask = self.frames.clone(), self.mask.clone()
+        kinds, sigmas = self.kind.clone(), self.frame_sigma.clone()
+        frames[:, :, slot] = latent.to(frames)
+        mask[:, :, slot] = 1
+        kinds[:, slot] = int(kind)
+        sigmas[:, slot] = sigma
+        return replace(self, frames=frames, mask=mask, kind=kinds, frame_sigma=sigmas)
+
+    def gives(self, kinds: Collection[Kind]) -> Tensor:
+        """Where frames of these kinds are given: (b, t) bool."""
+        return torch.isin(self.kind, self.kind.new_tensor([int(kind) for kind in kinds]))
+
+    def without_frames(self, kinds: Collection[Kind]) -> "Conditions":
+        """The same with every given frame of these kinds as if it had never been given."""
+        return self.dropping(self.gives(kinds))
+
+    def dropping(self, dropped: Tensor) -> "Conditions":
+        """The same without the frames given where dropped (b, t) is True."""
+        everywhere = rearrange(dropped, "b t -> b 1 t 1 1")
+        return replace(
+            self,
+            frames=self.frames.masked_fill(everywhere, 0.0),
+            mask=self.mask.masked_fill(everywhere, 0.0),
+            kind=self.kind.masked_fill(dropped, int(Kind.NONE)),
+            frame_sigma=self.frame_sigma.masked_fill(dropped, 0.0),
+        )
+
+    def with_references(self, pictures: Tensor, used: Tensor | None = None) -> "Conditions":
+        """The same with reference latents (b, c, r, h, w); used (b, r), None for all."""
+        b, _, r = pictures.shape[:3]
+        mask = torch.ones(b, r, dtype=torch.bool, device=pictures.device)
+        return replace(self, references=pictures, reference_mask=mask if used is None else used)
+
+    def without_images(self) -> "Conditions":
+        """The null of guided images: no context, and references of zeros kept in their place.
+
+        First and last frames stay, as they do in every branch of guidance.
+        """
+        told = self.without_frames((Kind.CONTEXT,))
+        if self.references is None:
+            return told
+        return replace(told, references=torch.zeros_like(self.references))
+
+    def to(self, dtype: torch.dtype) -> "Conditions":
+        """The same with latents and text in the network's dtype."""
+        text_s = self.text_s.to(dtype)
+        return replace(
+            self,
+            frames=self.frames.to(dtype),
+            mask=self.mask.to(dtype),
+            text_s=text_s,
+            text_t=text_s if self.text_t is self.text_s else self.text_t.to(dtype),
+            references=None if self.references is None else self.references.to(dtype),
+        )
+
 
 def text_only(
     text: Tensor, text_mask: Tensor, times: Tensor, fps: float, latent_shape: tuple[int, int, int]
@@ -88,3 +156,25 @@ def text_only(
 def frame_times(frames: int, fps: float) -> Tensor:
     """Film times of evenly spaced frames from zero: (1, t) seconds."""
     return (torch.arange(frames, dtype=torch.float64) / fps).float()[None]
+
+
+def last_frame_steps(strength: float, steps: int) -> int:
+    """How many denoising steps, from the noisiest, see the last frame: floor(strength N + .5).
+
+    The tau of PixelDance, section 3.4. Strength 1 is every step, 0 none.
+
+    raises ValueError if strength is not within 0..1
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"last_frame_strength must lie within 0..1, not {strength}")
+    return math.floor(strength * steps + 0.5)
+
+
+def first_frame_sigma(strength: float) -> float:
+    """Noise level of a given first frame: 0 at strength 1, where it binds; 1 leaves nothing of it.
+
+    raises ValueError if strength is not within 0..1
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"first_frame_strength must lie within 0..1, not {strength}")
+    return 1.0 - strength

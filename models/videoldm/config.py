@@ -7,7 +7,7 @@ elsewhere (worker settings, `models.catalog`).
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,89 @@ class VideoLDMConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
     schedule: str = "cosine"  # or "zero_snr"
-    tasks: tuple[str, ...] = ("text",)  # abilities the weights were trained for
+    tasks: tuple[str, ...] = ("text",)  # kinds the weights were trained for
+    abilities: tuple[str, ...] = ()  # trained besides kinds of task: "sketch"
+
+
+@dataclass(frozen=True)
+class InterpolatorConfig:
+    """Temporal interpolation: frames between two neighbouring keys, in the base's latents.
+
+    It is told no words, since the keys show what moves; one null token fills their place.
+    """
+
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            widths=(64, 128),
+            embed_width=128,
+            text_width=32,
+            text_slots=1,
+            trained_frames=5,
+            min_gap_s=1 / 96,
+            max_clip_s=1.0,
+        )
+    )
+    infill: int = 3  # frames made in a gap at once; 1..7
+
+
+@dataclass(frozen=True)
+class TemporalDecoderConfig:
+    """What the temporal decoder adds to the image decoder."""
+
+    norm_groups: int = 8  # dividing both of the decoder's widths
+    chunk: int = 48  # frames decoded at once, besides the overlap
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig:
+    """Spatial upsampling: a latent model at the target size, with an autoencoder of its own.
+
+    That one codes what a bicubic enlargement lacks, eight pixels to a latent cell, so that
+    decoding a large frame is cheap and the low-resolution frame sets a floor under the result.
+    """
+
+    autoencoder: AutoencoderConfig = field(
+        default_factory=lambda: AutoencoderConfig(
+            patch=4,
+            latent_channels=8,
+            decoder_widths=(32, 64),
+            latent_mean=(0.0,) * 8,
+            latent_std=(1.0,) * 8,
+        )
+    )
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(
+            latent_channels=8,
+            widths=(64, 96),
+            spatial_attention=(False, False),  # patches are smaller than frames
+            temporal_attention=(False, True),
+            embed_width=128,
+            text_width=32,
+            text_slots=1,
+            trained_frames=8,
+        )
+    )
+    factor: int = 4  # output sides over input sides; a divisor of the autoencoder's factor
+    chunk: int = 8  # frames made at once
+    overlap: int = 2  # of them given, the last of the chunk before
+    low_sigma: float = 0.05  # noise on the low-resolution clip when sampling; 0..0.3
+
+    @property
+    def fold(self) -> int:
+        """Side of the low-resolution pixels that fall on one latent cell."""
+        return self.autoencoder.factor // self.factor
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """A distilled base: the base's U-Net, told the guidance scale and how many steps it has."""
+
+    steps: tuple[int, ...] = (8, 4)  # the only step counts it can sample with
+    guidance: tuple[float, float] = (1.0, 6.0)  # scales it was trained for
+
+
+StageConfig = InterpolatorConfig | TemporalDecoderConfig | UpsamplerConfig | StudentConfig
+Stage = TypeVar("Stage", InterpolatorConfig, TemporalDecoderConfig, UpsamplerConfig, StudentConfig)
 
 
 def read_config(path: Path) -> VideoLDMConfig:
@@ -86,6 +168,7 @@ def read_config(path: Path) -> VideoLDMConfig:
             text=TextConfig(**_tuples(fields["text"])),
             schedule=fields["schedule"],
             tasks=tuple(fields["tasks"]),
+            abilities=tuple(fields.get("abilities", ())),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a Video LDM config: {error}") from error
@@ -93,6 +176,26 @@ def read_config(path: Path) -> VideoLDMConfig:
 
 def write_config(config: VideoLDMConfig, path: Path) -> None:
     """Write a preset as JSON that `read_config` reads back equal."""
+    path.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def read_stage(path: Path, stage: type[Stage]) -> Stage:
+    """The config of one optional stage of a preset.
+
+    raises ValueError if a field is missing, unknown, or no JSON
+    """
+    try:
+        fields = _tuples(json.loads(path.read_text(encoding="utf-8")))
+        for part, kind in (("unet", UNetConfig), ("autoencoder", AutoencoderConfig)):
+            if part in fields:
+                fields[part] = kind(**_tuples(fields[part]))
+        return stage(**fields)
+    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a {stage.__name__}: {error}") from error
+
+
+def write_stage(config: StageConfig, path: Path) -> None:
+    """Write a stage's config as JSON that `read_stage` reads back equal."""
     path.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 

@@ -145,14 +145,15 @@ def distillation_target(x: Tensor, x_end: Tensor, sigma: Level, sigma_end: Level
 # ---------------------------------------------------------------------------- grids
 
 
-def uniform_u_grid(steps: int) -> Tensor:
-    """Levels uniform in u from 1 to 0, for DDIM and ancestral sampling.
+def uniform_u_grid(steps: int, top: float = 1.0) -> Tensor:
+    """Levels uniform in u from `top` to 0, for DDIM and ancestral sampling.
 
+    top      u of the first level, in (0, 1]; below 1 for what starts from noised data
     returns  (steps + 1,) float64 sigmas, strictly falling, the last exactly 0
     raises   ValueError if steps < 1
     """
     _check_steps(steps)
-    inner = torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+    inner = top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
     return _ending_clean(sigma_of(cosine_lambda(inner)))
 
 

@@ -1,41 +1,40 @@
 """A preset of the family behind the common protocol: prompt and seed in, frames out.
 
-The only file that knows all the others. One task at a time; everything that varies with the request
-is local to the call, so a cancelled task leaves nothing behind.
+A thin conductor: a film is planned as segments, and each is told, denoised and decoded in turn. One
+task at a time; everything that varies with the request is local to the call, so a cancelled task
+leaves nothing behind.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from models.catalog import ModelCard, read_card
 from models.protocol import Frames, OnStep, Step, Task
-from models.videoldm.conditioning import Conditions, frame_times, text_only
-from models.videoldm.diffusion import (
-    addressed_noise,
-    denoiser,
-    dpmpp_grid,
-    frame_noise,
-    lambda_of,
-    uniform_u_grid,
+from models.videoldm.branches import Known, tell, untold
+from models.videoldm.conditioning import MAX_CONTEXT, last_frame_steps
+from models.videoldm.denoising import Course, denoise_clip
+from models.videoldm.edits import edit_steps, end_frames
+from models.videoldm.given import (
+    Given,
+    conditions_of,
+    context_of,
+    decode_latents,
+    encode_picture,
+    encode_pixels,
 )
-from models.videoldm.guidance import Branch, guide
-from models.videoldm.samplers import (
-    Denoise,
-    SamplerState,
-    sample_ancestral,
-    sample_ddim,
-    sample_dpmpp_2m,
-)
+from models.videoldm.pictures import read_clip, resized, retimed, write_frames
+from models.videoldm.refusals import check
+from models.videoldm.reports import Reports
+from models.videoldm.segments import Segment, plan_film
 from models.videoldm.weights import Preset, load_preset
 
-ANCESTRAL_GAMMA = 0.3  # VDM's setting for text (arXiv:2204.03458, table 5)
 DECODE_CHUNK = 8  # frames decoded at once
+REFERENCE_SCALE = 2.0  # of guidance by references at full strength
 
 
 @dataclass(frozen=True)
@@ -51,81 +50,129 @@ class VideoLDM:
         """Hex digest over config and weights."""
         return self.preset.sha256
 
-    @torch.no_grad()
     def generate(self, task: Task, on_step: OnStep) -> Frames:
         """Make the clip; see `models.protocol.VideoModel`."""
-        check(task, self.card)
-        on_step(Step("encoding", 0, 1))
-        conditions, null = self._conditions(task)
-        on_step(Step("denoising", 0, task.num_inference_steps))
-        latents = self._denoised(task, conditions, null, on_step)
-        return self._decoded(latents, on_step)
+        return np.concatenate(list(self.stream(task, on_step)))
 
-    def _conditions(self, task: Task) -> tuple[Conditions, Conditions]:
-        """What the prompt gives, and the same under the negative or null prompt."""
-        vectors, mask = self.preset.text([task.prompt])
-        negative, negative_mask = self.preset.text([task.negative_prompt])
-        times = frame_times(task.num_frames, task.fps).to(self.device)
-        told = text_only(vectors, mask, times, float(task.fps), self._latent_shape(task))
-        return told, told.with_text(negative, negative_mask)
+    def stream(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
+        """Make the film piece by piece; see `models.protocol.StreamingModel`."""
+        check(task, self.card, self.preset.config.abilities)
+        return self._film(task, on_step)
 
-    def _latent_shape(self, task: Task) -> tuple[int, int, int]:
-        config = self.preset.config.autoencoder
-        return (config.latent_channels, task.height // config.factor, task.width // config.factor)
+    def _film(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
+        on_step(Step("encoding", 0, 1, 0, max(1, len(task.shots))))
+        source = self._source(task)
+        plan = plan_film(
+            task,
+            self.preset.config.unet.trained_frames,
+            len(source) if task.task_type == "extend" else 0,
+        )
+        reports = Reports(on_step, task, len(plan), edit_steps(task))
+        if task.task_type == "extend" and task.extend_before:
+            yield from self._leading_up(task, plan, source, reports)
+        else:
+            yield from self._following(task, plan, source, reports)
 
-    def _denoised(
-        self, task: Task, conditions: Conditions, null: Conditions, on_step: OnStep
-    ) -> Tensor:
-        unet = self.preset.unet
-        dtype = next(unet.parameters()).dtype
-        full, empty = _cast(conditions, dtype), _cast(null, dtype)
+    def _source(self, task: Task) -> Frames:
+        """The clip that the task begins from, at the film's rate and size; else no frames."""
+        if task.video is None:
+            return np.empty((0, task.height, task.width, 3), np.uint8)
+        return resized(retimed(task.video, task.video_fps, task.fps), task.width, task.height)
 
-        def predict_v(x: Tensor, sigma: float, branch: Branch) -> Tensor:
-            log_snr = lambda_of(sigma).float().expand(len(x)).to(x.device)
-            told = full if branch.text else empty
-            return unet(x.to(dtype), log_snr, told).float()
+    def _following(
+        self, task: Task, plan: tuple[Segment, ...], source: Frames, reports: Reports
+    ) -> Iterator[Frames]:
+        """The source, if it is extended, then every segment after the one before it."""
+        latents = None
+        if task.task_type == "extend":
+            yield source
+            latents = self._encoded(source[-MAX_CONTEXT:])
+        for index, segment in enumerate(plan):
+            reports.begin(segment.shot, ends=index == len(plan) - 1)
+            latents = self._clip(task, segment, latents, source, reports)
+            yield from self._decoded(latents[:, :, segment.carried :], reports)
 
-        def report(state: SamplerState) -> None:
-            on_step(Step("denoising", state.step, task.num_inference_steps))
+    def _leading_up(
+        self, task: Task, plan: tuple[Segment, ...], source: Frames, reports: Reports
+    ) -> Iterator[Frames]:
+        """Segments from the source backwards, then all of it in film order."""
+        clips = []
+        latents = self._encoded(source[:MAX_CONTEXT])
+        for index, segment in enumerate(plan):
+            reports.begin(segment.shot, ends=index == len(plan) - 1)
+            latents = self._clip(task, segment, latents, source, reports)
+            clips.append(latents[:, :, : segment.new])
+        yield from self._decoded(torch.cat(clips[::-1], 2), reports)
+        yield source
 
-        denoise = denoiser(guide(predict_v, task.guidance_scale))
-        shape = self._latent_shape(task)
-        noise = frame_noise(shape, conditions.times[0].cpu(), task.seed)[None].to(self.device)
-        return self._sampled(task, denoise, noise, report)
-
-    def _sampled(
+    def _clip(
         self,
         task: Task,
-        denoise: Denoise,
-        x: Tensor,
-        report: Callable[[SamplerState], None],
+        segment: Segment,
+        beside: Tensor | None,
+        source: Frames,
+        reports: Reports,
     ) -> Tensor:
-        steps = task.num_inference_steps
-        if task.sampler == "dpmpp_2m":
-            return sample_dpmpp_2m(denoise, x, dpmpp_grid(steps), on_step=report)
-        if task.sampler == "ddim":
-            return sample_ddim(denoise, x, uniform_u_grid(steps), on_step=report)
+        """Latents (1, c, t, h, w) of a segment's clip, its context included as it was given.
 
-        def fresh(step: int) -> Tensor:
-            drawn = addressed_noise(tuple(x.shape[1:]), task.seed, step=step)
-            return drawn[None].to(x.device)
+        beside  latents of the film next to it, from which its context is taken
+        """
+        course = self._course(task, segment)
+        given = self._given(task, segment, beside, source, course, reports)
+        conditions = conditions_of(self.preset, task, segment, given)
+        steps = last_frame_steps(task.last_frame_strength, course.steps)
+        known: Known | None = None
+        if task.reconstruction_weight is not None:
+            conditions, known = untold(conditions, steps)
+        dtype = next(self.preset.unet.parameters()).dtype
+        negative = self.preset.text([segment.negative_prompt])
+        told = tell(conditions, negative, steps, dtype)
+        latents = denoise_clip(self.preset.unet, told, course, reports.run(), known)
+        return _kept(latents, given.context, segment.backwards)
 
-        return sample_ancestral(
-            denoise, x, uniform_u_grid(steps), fresh, gamma=ANCESTRAL_GAMMA, on_step=report
+    def _course(self, task: Task, segment: Segment) -> Course:
+        guided = segment.references and task.reference_strength > 0
+        images = REFERENCE_SCALE * task.reference_strength if guided else task.context_guidance
+        return Course(
+            sampler=task.sampler,
+            steps=task.num_inference_steps,
+            seed=segment.seed,
+            text_scale=task.guidance_scale,
+            image_scale=images,
+            schedule=task.guidance_schedule,
+            rescale=task.guidance_rescale,
+            reconstruction=task.reconstruction_weight or 0.0,
         )
 
-    def _decoded(self, latents: Tensor, on_step: OnStep) -> Frames:
+    def _given(
+        self,
+        task: Task,
+        segment: Segment,
+        beside: Tensor | None,
+        source: Frames,
+        course: Course,
+        reports: Reports,
+    ) -> Given:
+        if task.task_type == "edit":
+            first, last = end_frames(self.preset, task, source, course, reports)
+            return Given(first=first, last=last)
+        return Given(
+            context=context_of(segment, beside),
+            first=encode_picture(self.preset, segment.first_frame, task),
+            last=encode_picture(self.preset, segment.last_frame, task),
+        )
+
+    def _encoded(self, frames: Frames) -> Tensor:
+        """Latents (1, c, t, h, w) of frames of the film's size."""
+        return encode_pixels(self.preset, read_clip(frames, frames.shape[2], frames.shape[1]))
+
+    def _decoded(self, latents: Tensor, reports: Reports) -> Iterator[Frames]:
         """Latents (1, c, t, h, w) to frames (T, H, W, 3) uint8, some frames at a time."""
-        autoencoder = self.preset.autoencoder
-        dtype = next(autoencoder.parameters()).dtype
-        chunks = latents.to(dtype).split(DECODE_CHUNK, dim=2)
-        on_step(Step("decoding", 0, len(chunks)))
-        frames = []
+        chunks = latents.split(DECODE_CHUNK, dim=2)
+        reports.decoded(0, len(chunks))
         for index, chunk in enumerate(chunks, start=1):
-            pixels = rearrange(autoencoder.decode(chunk).float(), "1 c t h w -> t h w c")
-            frames.append(((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
-            on_step(Step("decoding", index, len(chunks)))
-        return np.concatenate(frames)
+            yield write_frames(decode_latents(self.preset, chunk))
+            reports.decoded(index, len(chunks))
 
 
 def load_videoldm(folder: Path, device: str, dtype: torch.dtype) -> VideoLDM:
@@ -137,32 +184,10 @@ def load_videoldm(folder: Path, device: str, dtype: torch.dtype) -> VideoLDM:
     return VideoLDM(card, load_preset(folder, device, dtype), device)
 
 
-def check(task: Task, card: ModelCard) -> None:
-    """Refuse what the card does not allow; the web side has done so long before.
-
-    raises ValueError with the value and the limit
-    """
-    size = f"{task.width}x{task.height}"
-    refusals = (
-        (task.task_type in card.tasks, f"task {task.task_type!r}: {sorted(card.tasks)}"),
-        (size in card.sizes, f"size {size}: {list(card.sizes)}"),
-        (card.frames.allows(task.num_frames), f"{task.num_frames} frames: {card.frames}"),
-        (task.fps in card.fps, f"{task.fps} frames per second: {list(card.fps)}"),
-        (card.steps.allows(task.num_inference_steps), f"{task.num_inference_steps} steps"),
-        (card.guidance.allows(task.guidance_scale), f"guidance scale {task.guidance_scale}"),
-        (task.sampler in card.samplers, f"sampler {task.sampler!r}: {list(card.samplers)}"),
-    )
-    for allowed, what in refusals:
-        if not allowed:
-            raise ValueError(f"{card.id} cannot make {what}")
-
-
-def _cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
-    """The same with latents and text in the network's dtype."""
-    return replace(
-        conditions,
-        frames=conditions.frames.to(dtype),
-        mask=conditions.mask.to(dtype),
-        text_s=conditions.text_s.to(dtype),
-        text_t=conditions.text_t.to(dtype),
-    )
+def _kept(latents: Tensor, context: Tensor | None, backwards: bool) -> Tensor:
+    """The clip with its context as it was given. A first frame is not put back, for the network
+    has drawn the next one to fit its own."""
+    if context is None:
+        return latents
+    drawn = latents[:, :, : -context.shape[2]] if backwards else latents[:, :, context.shape[2] :]
+    return torch.cat([drawn, context] if backwards else [context, drawn], 2)
