@@ -215,3 +215,6 @@ class Job(Record):
     reported_at: float | None = None  # when `eta_s` was said
     cost_s: float | None = None  # run time as estimated at admission; never changes
     warnings: tuple[str, ...] = ()  # what was ignored of the request
+    reported_at: float | None = None  # when `eta_s` was said
+    cost_s: float | None = None  # run time as estimated at admission; never changes
+    warnings: tuple[str, ...] = ()  # what was ignored of the request

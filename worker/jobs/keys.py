@@ -10,10 +10,12 @@ TENANT = f"{PREFIX}tenant:"
 TENANT_ACTIVE = ":active"
 TENANT_JOBS = ":jobs"
 WORKER = f"{PREFIX}worker:"
+SAMPLES = f"{PREFIX}samples:"
 
 LIVE = f"{PREFIX}live"  # set of all non-terminal ids
 WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
 WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
+TALLY = f"{PREFIX}tally"  # how many jobs ended how, and how long they took: a hash of numbers
 JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
 
 
@@ -42,6 +44,11 @@ def worker(name: str) -> str:
     return WORKER + name
 
 
+def samples(model: str) -> str:
+    """What clips of a model took on its workers, JSON; for workers yet to come."""
+    return SAMPLES + model
+
+
 def lua_names() -> str:
     """The names above as Lua locals, prepended to every script."""
     names = {
@@ -54,5 +61,6 @@ def lua_names() -> str:
         "TENANT_JOBS": TENANT_JOBS,
         "LIVE": LIVE,
         "WAKE": WAKE,
+        "TALLY": TALLY,
     }
     return "".join(f"local {name} = '{value}'\n" for name, value in names.items())

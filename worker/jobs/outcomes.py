@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from worker.jobs.contract import Job, Record, VideoRequest
+from worker.jobs.costs import Sample
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
@@ -72,6 +73,8 @@ class Submission:
     job_timeout_s: float | None = None  # None: from the settings
     queue_deadline_s: float | None = None  # None: from the settings
     priority: Literal["default"] = "default"
+    cost_s: float | None = None  # how long it will probably run; None: nobody knows
+    warnings: tuple[str, ...] = ()  # what was ignored of the request, for its owner
 
     def __post_init__(self) -> None:
         if not TENANT.fullmatch(self.tenant):
@@ -128,3 +131,5 @@ class WorkerInfo(Record):
     weights_sha256: str = ""
     seconds_per_step: float | None = None
     load_s: float | None = None
+    memory_mb: float | None = None  # a job's peak may reach this; None: not known
+    samples: tuple[Sample, ...] = ()  # what clips took here, by shape

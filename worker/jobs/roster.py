@@ -1,13 +1,21 @@
-"""The workers that are alive: each announces itself for a few seconds at a time."""
+"""The workers that are alive: each announces itself for a few seconds at a time.
+
+Beside them what their kind has learned about the time that clips take, which outlives them.
+"""
 
 import math
 import time
 from typing import cast
 
+from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 
 from worker.jobs import keys
+from worker.jobs.costs import Sample, Samples, learn
 from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.settings import DAY_S
+
+SAMPLES: TypeAdapter[Samples] = TypeAdapter(Samples)
 
 
 class Roster:
@@ -24,6 +32,19 @@ class Roster:
         pipeline.pexpire(keys.worker(worker.name), math.ceil(ttl_s * 1000))
         pipeline.zadd(keys.WORKERS, {worker.name: time.time() + ttl_s})
         pipeline.execute()
+
+    def learn(self, model: str, sample: Sample) -> None:
+        """Add a finished clip to what is known of a model. Two at once may lose one: a hint."""
+        kept = SAMPLES.dump_json(learn(self.learned(model), sample))
+        self._redis.set(keys.samples(model), kept, ex=30 * DAY_S)
+
+    def learned(self, model: str) -> Samples:
+        """What clips of a model took on whichever workers; empty if unknown or unreadable."""
+        kept = cast("bytes | None", self._redis.get(keys.samples(model)))
+        try:
+            return SAMPLES.validate_json(kept) if kept else ()
+        except ValidationError:  # of another version
+            return ()
 
     def read(self) -> tuple[WorkerInfo, ...]:
         """The workers whose announcement still holds, by name; forgets the others."""

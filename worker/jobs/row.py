@@ -25,7 +25,7 @@ SPANS: dict[Stage, tuple[int, int]] = {
 # What an event carries of the row; the rest never changes or is read from the row itself.
 MOMENT = (
     "state stage step total progress eta attempt retries_left cancel worker "
-    "started_at completed_at expires_at result error"
+    "started_at completed_at expires_at reported_at result error"
 ).split()
 
 
@@ -61,6 +61,8 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "result_ttl": settings.result_ttl_s,
         "job_timeout": repr(submission.job_timeout_s or settings.job_timeout_s),
         "queue_deadline_s": repr(submission.queue_deadline_s or settings.queue_deadline_s),
+        "cost": "" if submission.cost_s is None else repr(submission.cost_s),
+        "warnings": json.dumps(submission.warnings),
     }
 
 
@@ -109,6 +111,9 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         attempts=json.loads(row["attempts_log"]),
         result=_result(row.get("result")),
         error=_error(row.get("error")),
+        reported_at=_number(row.get("reported_at")),
+        cost_s=_number(row.get("cost")),
+        warnings=json.loads(row.get("warnings", "[]")),
     )
 
 

@@ -5,6 +5,7 @@ The row is the truth and the queue only transport. Whoever runs a job holds an a
 """
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import cast
 from uuid import uuid4
@@ -16,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.jobs import keys, row, transport
 from worker.jobs.contract import Job, JobError, JobResult, Progress, Status
+from worker.jobs.costs import Sample, Samples
 from worker.jobs.events import EventLog
 from worker.jobs.outcomes import (
     Admission,
@@ -203,6 +205,25 @@ class JobStore:
         """The workers whose announcement still holds, by name."""
         return self._roster.read()
 
+    def learn(self, model: str, sample: Sample) -> None:
+        """Remember what a finished clip took, for workers yet to come."""
+        self._roster.learn(model, sample)
+
+    def learned(self, model: str) -> Samples:
+        """What clips of a model took on whichever workers."""
+        return self._roster.learned(model)
+
+    # Forecast
+
+    def waiting(self, model: str) -> Ids:
+        """The ids that wait for a model, next one first."""
+        queue = transport.queue_key(transport.queue_name(model))
+        return [item.decode() for item in cast("list[bytes]", self.redis.lrange(queue, 0, -1))]
+
+    def peek(self, job_ids: Iterable[str]) -> Jobs:
+        """Those of these jobs that exist, without their place in the queue."""
+        return self._jobs([*job_ids], None, placed=False)
+
     # Inner steps
 
     def _admit(self, job_id: str, submission: Submission) -> tuple[str, str]:
@@ -253,14 +274,14 @@ class JobStore:
         found = self._scripts.call("page", tenant, after or "", CHUNK, int(descending))
         return cast("Ids | None", found)
 
-    def _jobs(self, ids: Ids, tenant: str | None) -> Jobs:
-        """The visible ones among these jobs, in the same order."""
+    def _jobs(self, ids: Ids, tenant: str | None, *, placed: bool = True) -> Jobs:
+        """The visible ones among these jobs, in the same order; `placed` asks for their place."""
         pipeline = self.redis.pipeline(transaction=False)
         for job_id in ids:
             pipeline.hgetall(keys.job(job_id))
         found = zip(ids, map(row.decode, pipeline.execute()), strict=True)
         seen = [(job_id, fields) for job_id, fields in found if row.is_visible(fields, tenant)]
-        waiting = [pair for pair in seen if pair[1]["state"] == Status.QUEUED]
+        waiting = [pair for pair in seen if placed and pair[1]["state"] == Status.QUEUED]
         for job_id, fields in waiting:
             pipeline.lpos(fields["queue"], job_id)
         places = dict(zip((pair[0] for pair in waiting), pipeline.execute(), strict=True))

@@ -7,7 +7,7 @@ local DAY = 86400
 -- What an event carries of the row; row.MOMENT in Python is the same list.
 local MOMENT = {
   'state', 'stage', 'step', 'total', 'progress', 'eta', 'attempt', 'retries_left', 'cancel',
-  'worker', 'started_at', 'completed_at', 'expires_at', 'result', 'error',
+  'worker', 'started_at', 'completed_at', 'expires_at', 'reported_at', 'result', 'error',
 }
 
 local function now()

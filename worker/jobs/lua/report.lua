@@ -7,6 +7,7 @@ if exec == '' or field(id, 'exec') ~= exec then
 end
 local before = tonumber(field(id, 'progress'))
 redis.call('HSET', JOB .. id, 'stage', ARGV[3], 'step', ARGV[4], 'total', ARGV[5], 'eta', ARGV[6],
+  'reported_at', stamp(now()),
   'progress', math.max(before, math.min(percent, 99)))
 emit(id, 'progress')
 return 'owned'
