@@ -14,7 +14,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-MAX_REFERENCES = 7  # pictures a clip
 MAX_CONTEXT = 2  # frames carried over: one shows no direction, more than two were never trained
 LAST_SIGMA = 0.32  # noise on a given last frame or sketch, which guides and does not bind
 

@@ -20,7 +20,8 @@ from models.videoldm.conditioning import (
     text_only,
 )
 from models.videoldm.diffusion import addressed_noise, noised
-from models.videoldm.pictures import pick_references, read_picture, read_reference
+from models.videoldm.pictures import read_picture, read_reference
+from models.videoldm.references import plain_prompt, used_references
 from models.videoldm.segments import Segment
 from models.videoldm.weights import Preset
 
@@ -67,12 +68,12 @@ def encode_picture(preset: Preset, picture: Picture | None, task: Task) -> Tenso
 
 def conditions_of(preset: Preset, task: Task, segment: Segment, given: Given) -> Conditions:
     """Everything that the network is told of a segment's clip, in the fullest branch."""
-    prompt, references = _read_prompt(task, segment)
-    told = words_only(preset, task, prompt, segment.frames)
+    told = words_only(preset, task, plain_prompt(segment), segment.frames)
     if given.context is not None:
         told = _with_context(told, given.context, segment.backwards)
     told = _with_first(told, task, segment, given.first)
     told = _with_last(told, task, segment, given.last)
+    references = used_references(task, segment)
     if not references:
         return told
     return told.with_references(_encode_references(preset, task, references))
@@ -85,11 +86,6 @@ def words_only(preset: Preset, task: Task, prompt: str, frames: int) -> Conditio
     vectors, mask = preset.text([prompt])
     times = frame_times(frames, task.fps).to(vectors.device)
     return text_only(vectors, mask, times, float(task.fps), shape)
-
-
-def _read_prompt(task: Task, segment: Segment) -> tuple[str, Sequence[Reference]]:
-    prompt, references = pick_references(segment.prompt, segment.references)
-    return prompt, references if task.reference_strength > 0 else ()
 
 
 def _with_context(told: Conditions, context: Tensor, at_the_end: bool) -> Conditions:

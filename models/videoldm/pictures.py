@@ -4,18 +4,13 @@ Pixels are (c, h, w) float32 in -1..1. References keep their aspect and are padd
 frames have the film's aspect already. Nothing here reads a file.
 """
 
-import re
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from models.protocol import Frames, Picture, Reference
-
-_NAMED = re.compile(r"@([\w-]+)")
+from models.protocol import Frames, Picture
 
 
 def read_picture(picture: Picture, width: int, height: int) -> Tensor:
@@ -69,22 +64,6 @@ def retimed(frames: Frames, fps: float | None, target_fps: float) -> Frames:
 def retimed_count(count: int, fps: float | None, target_fps: float) -> int:
     """How many frames a clip of `count` has at another rate, 1 at least."""
     return count if fps is None else max(1, round(count * target_fps / fps))
-
-
-def pick_references(
-    prompt: str, references: Sequence[Reference]
-) -> tuple[str, tuple[Reference, ...]]:
-    """The prompt as the network reads it, and the references that it speaks of.
-
-    `@name` in the prompt picks the reference of that name. Once any is picked, other named ones are
-    left out; those without a name always count.
-    """
-    known = {reference.name for reference in references if reference.name}
-    picked = known.intersection(_NAMED.findall(prompt))
-    said = _NAMED.sub(lambda match: match[1] if match[1] in known else match[0], prompt)
-    if not picked:
-        return said, tuple(references)
-    return said, tuple(ref for ref in references if not ref.name or ref.name in picked)
 
 
 def _opaque(picture: Picture) -> Tensor:

@@ -28,13 +28,13 @@ from models.videoldm.given import (
     encode_pixels,
 )
 from models.videoldm.pictures import read_clip, resized, retimed, write_frames
+from models.videoldm.references import reference_scale, used_references
 from models.videoldm.refusals import check
 from models.videoldm.reports import Reports
 from models.videoldm.segments import Segment, plan_film
 from models.videoldm.weights import Preset, load_preset
 
 DECODE_CHUNK = 8  # frames decoded at once
-REFERENCE_SCALE = 2.0  # of guidance by references at full strength
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class VideoLDM:
         return _kept(latents, given.context, segment.backwards)
 
     def _course(self, task: Task, segment: Segment) -> Course:
-        guided = segment.references and task.reference_strength > 0
-        images = REFERENCE_SCALE * task.reference_strength if guided else task.context_guidance
+        references = used_references(task, segment)
+        images = reference_scale(task, references) if references else task.context_guidance
         return Course(
             sampler=task.sampler,
             steps=task.num_inference_steps,

@@ -6,8 +6,8 @@ The web side has refused all of this long before; here it protects whoever calls
 from collections.abc import Collection, Iterator
 
 from models.catalog import ModelCard
-from models.protocol import Task
-from models.videoldm.conditioning import MAX_CONTEXT, MAX_REFERENCES
+from models.protocol import Reference, Task
+from models.videoldm.conditioning import MAX_CONTEXT
 from models.videoldm.pictures import retimed_count
 
 Refusal = tuple[bool, str]  # (allowed, what was asked for and what there is)
@@ -42,6 +42,7 @@ def check(task: Task, card: ModelCard, abilities: Collection[str] = ()) -> None:
         raise ValueError(f"{card.id} cannot make task {task.task_type!r}: {sorted(card.tasks)}")
     for refusals in (
         _settings(task, card),
+        _strengths(task, card),
         _guidance(task),
         _inputs(task, card, abilities),
         _lengths(task, card),
@@ -60,10 +61,16 @@ def _settings(task: Task, card: ModelCard) -> Iterator[Refusal]:
     yield task.sampler in card.samplers, f"sampler {task.sampler!r}: {list(card.samplers)}"
 
 
-def _guidance(task: Task) -> Iterator[Refusal]:
+def _strengths(task: Task, card: ModelCard) -> Iterator[Refusal]:
     for name in ("first_frame_strength", "last_frame_strength", "reference_strength"):
-        value = getattr(task, name)
-        yield 0 <= value <= 1, f"{name} {value}: within 0..1"
+        value, span = getattr(task, name), getattr(card.inputs, name)
+        yield span.allows(value), f"{name} {value}: within {span.minimum:g}..{span.maximum:g}"
+    for reference in _all_references(task):
+        value = reference.strength
+        yield 0 <= value <= 1, f"a reference of strength {value}: within 0..1"
+
+
+def _guidance(task: Task) -> Iterator[Refusal]:
     yield 0 <= task.guidance_rescale <= 1, f"rescale {task.guidance_rescale}: within 0..1"
     schedule = task.guidance_schedule
     yield schedule in ("constant", "oscillating", "linear"), f"guidance schedule {schedule!r}"
@@ -95,23 +102,33 @@ def _inputs(task: Task, card: ModelCard, abilities: Collection[str]) -> Iterator
 
 
 def _references(task: Task, card: ModelCard) -> Iterator[Refusal]:
+    most = card.inputs.max_references
     for references in (task.references, *(shot.references for shot in task.shots)):
         count = len(references)
-        yield count <= MAX_REFERENCES, f"{count} references: {MAX_REFERENCES} at most"
+        yield count <= most, f"{count} references: {most} at most"
         yield not count or "reference" in card.tasks, "clips with references: not trained for them"
-        for reference in references:
-            yield reference.role == "subject", f"references for {reference.role!r}: only 'subject'"
+    for reference in _all_references(task):
+        yield reference.role == "subject", f"references for {reference.role!r}: only 'subject'"
+
+
+def _all_references(task: Task) -> Iterator[Reference]:
+    yield from task.references
+    for shot in task.shots:
+        yield from shot.references
 
 
 def _lengths(task: Task, card: ModelCard) -> Iterator[Refusal]:
-    frames = task.num_frames
+    frames, total = task.num_frames, card.inputs.max_total_frames
     if task.task_type == "extend":
         assert task.video is not None
         source = retimed_count(len(task.video), task.video_fps, task.fps)
         yield frames > source, f"{frames} frames of a clip that has {source} already"
+        yield frames <= total, f"{frames} frames: {total} at most"
     elif task.task_type == "story":
         lengths = [shot.num_frames for shot in task.shots]
-        least = card.frames.minimum
+        least, shots = card.frames.minimum, card.inputs.max_shots
+        yield len(lengths) <= shots, f"{len(lengths)} shots: {shots} at most"
+        yield frames <= total, f"{frames} frames: {total} at most"
         yield min(lengths) >= least, f"a shot of {min(lengths)} frames: {least} at least"
         yield sum(lengths) == frames, f"{frames} frames of shots of {sum(lengths)}"
     else:
