@@ -13,10 +13,15 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from service.settings import ServiceSettings
-from worker.settings import JanitorSettings, WorkerSettings
+from worker.settings import JanitorSettings, WebhookSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-SETTINGS: tuple[type[BaseSettings], ...] = (ServiceSettings, WorkerSettings, JanitorSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (
+    ServiceSettings,
+    WorkerSettings,
+    JanitorSettings,
+    WebhookSettings,
+)
 PACKAGES = ("service", "worker", "models")
 SOURCES = sorted(
     path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
@@ -29,6 +34,7 @@ TORCH_FREE = (
     "worker.supervisor",
     "worker.__main__",
     "worker.janitor",
+    "worker.webhooks",
     "service.app",
     "service.cli",
     "service.demo",

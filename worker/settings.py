@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import structlog
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from worker.jobs.settings import JobSettings
+from worker.jobs.settings import DAY_S, JobSettings
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ class WorkerSettings(JobSettings):
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
     drain_s: Annotated[float, Field(ge=0)] = 25.0  # a running job may use this after SIGTERM
     redis_patience_s: Seconds = 600.0  # how long a finished result waits for the queue server
+    storage_patience_s: Seconds = 600.0  # how long for the store, before other jobs have a turn
     worker_ttl_s: Annotated[int, Field(ge=16)] = 30  # a silent worker is forgotten after it
     crash_limit: Annotated[int, Field(ge=1)] = 6  # child crashes in a row before giving up
     max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
@@ -47,6 +48,44 @@ class JanitorSettings(JobSettings):
     rescue_after_s: Seconds = 15.0  # a waiting job in no list for this long is put back
     janitor_lock_s: Seconds = 10.0  # a dead janitor's successor waits this long
     sweep_every_s: Seconds = 60.0  # files and indexes of what has expired
+
+
+class WebhookSettings(JobSettings):
+    """Settings of `python -m worker.webhooks`, read from `PRAXINO_…` when instantiated."""
+
+    # Seconds before each further try; after the last one a letter is dead.
+    webhook_retries_s: str = "5,300,1800,7200,18000,36000"
+    webhook_timeout_s: Seconds = 15.0  # one try, from resolving the name to the answer's status
+    webhook_lease_s: Seconds = 30.0  # what a dead sender held is sent again after it
+    webhook_senders: Annotated[int, Field(ge=1)] = 8  # tries at once
+    webhook_per_host: Annotated[int, Field(ge=1)] = 2  # of them to one host
+    webhook_tick_s: Seconds = 0.5  # looking for letters that are due
+
+    @field_validator("webhook_retries_s")
+    @classmethod
+    def _readable_retries(cls, text: str) -> str:
+        if any(not 0 < delay_s <= DAY_S for delay_s in read_delays(text)):
+            raise ValueError(f"must be seconds between 0 and {DAY_S}, separated by commas")
+        return text
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_try(self) -> "WebhookSettings":
+        if self.webhook_lease_s <= self.webhook_timeout_s:
+            raise ValueError(
+                f"webhook_lease_s must be more than webhook_timeout_s, {self.webhook_timeout_s:g}; "
+                f"got {self.webhook_lease_s:g}"
+            )
+        return self
+
+    @property
+    def webhook_delays_s(self) -> tuple[float, ...]:
+        """Seconds before the second try, the third, and so on."""
+        return read_delays(self.webhook_retries_s)
+
+
+def read_delays(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas. raises ValueError"""
+    return tuple(float(word) for word in text.replace(",", " ").split())
 
 
 Settings = TypeVar("Settings", bound=JobSettings)

@@ -10,12 +10,18 @@ TENANT = f"{PREFIX}tenant:"
 TENANT_ACTIVE = ":active"
 TENANT_JOBS = ":jobs"
 WORKER = f"{PREFIX}worker:"
+LETTER = f"{PREFIX}letter:"
+GONE = f"{PREFIX}gone:"
 SAMPLES = f"{PREFIX}samples:"
 
 LIVE = f"{PREFIX}live"  # set of all non-terminal ids
 WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
 WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
 TALLY = f"{PREFIX}tally"  # how many jobs ended how, and how long they took: a hash of numbers
+OUTBOX = f"{PREFIX}outbox"  # webhook letters by the time they are due
+DEAD = f"{PREFIX}outbox:dead"  # letters by the time they were given up
+DELIVERIES = f"{PREFIX}deliveries"  # how many tries to deliver ended how, a hash of numbers
+SECRETS = f"{PREFIX}secrets"  # webhook secrets by tenant, JSON
 JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
 
 
@@ -49,6 +55,16 @@ def samples(model: str) -> str:
     return SAMPLES + model
 
 
+def letter(letter_id: str) -> str:
+    """A webhook on its way, a hash."""
+    return LETTER + letter_id
+
+
+def gone(tenant: str, url_digest: str) -> str:
+    """When the tenant's receiver said that it wants no more."""
+    return f"{GONE}{tenant}:{url_digest}"
+
+
 def lua_names() -> str:
     """The names above as Lua locals, prepended to every script."""
     names = {
@@ -61,6 +77,10 @@ def lua_names() -> str:
         "TENANT_JOBS": TENANT_JOBS,
         "LIVE": LIVE,
         "WAKE": WAKE,
+        "LETTER": LETTER,
+        "OUTBOX": OUTBOX,
+        "DEAD": DEAD,
+        "DELIVERIES": DELIVERIES,
         "TALLY": TALLY,
     }
     return "".join(f"local {name} = '{value}'\n" for name, value in names.items())

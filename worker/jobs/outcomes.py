@@ -72,6 +72,7 @@ class Submission:
     retry_of_fingerprint: bool = False
     job_timeout_s: float | None = None  # None: from the settings
     queue_deadline_s: float | None = None  # None: from the settings
+    callback_url: str | None = None  # called when the job has ended; checked by the web side
     priority: Literal["default"] = "default"
     cost_s: float | None = None  # how long it will probably run; None: nobody knows
     warnings: tuple[str, ...] = ()  # what was ignored of the request, for its owner

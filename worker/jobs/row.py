@@ -49,6 +49,7 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "params": request.model_dump_json(),
         "fp": submission.fingerprint,
         "queue": queue,
+        "callback": submission.callback_url or "",
         "state": Status.QUEUED,
         "stage": Stage.QUEUED,
         "step": 0,

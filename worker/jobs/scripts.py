@@ -18,6 +18,9 @@ NAMES = (
     "rescue",
     "expire",
     "page",
+    "hold",
+    "settle",
+    "redeliver",
 )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.jobs.addresses import read_networks
+from worker.jobs.signing import read_secret
 
 DAY_S = 24 * 3600
 SCHEMES = ("redis://", "rediss://", "unix://")
@@ -96,10 +97,20 @@ class JobSettings(StorageSettings):
     outbound_http: bool = False  # plain http, within those networks only
     outbound_ca_file: Path | None = None  # certificates trusted besides the well-known ones
 
-    @field_validator("outbound_networks", mode="before")
+    # whsec_ and base64, each signs webhooks; several while one is rotated. Tenants may have own.
+    webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+
+    @field_validator("outbound_networks", "webhook_secrets", mode="before")
     @classmethod
-    def _split_networks(cls, networks: object) -> object:
-        return networks.replace(",", " ").split() if isinstance(networks, str) else networks
+    def _split_words(cls, words: object) -> object:
+        return words.replace(",", " ").split() if isinstance(words, str) else words
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _readable_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in secrets:
+            read_secret(secret.get_secret_value())
+        return secrets
 
     @field_validator("outbound_networks")
     @classmethod

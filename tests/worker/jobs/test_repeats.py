@@ -101,7 +101,38 @@ def page(bench):
     return "studio", bench.submit().id, 9, 1
 
 
+def hold(bench):
+    return letter(bench), 30
+
+
+def settle_delivered(bench):
+    return letter(bench), 0, "delivered", "", 0, ""
+
+
+def settle_failed(bench):
+    return letter(bench), 0, "failed", "the receiver answered 500", 5, ""
+
+
+def settle_gone(bench):
+    return letter(bench), 0, "gone", "the receiver answered 410", 0, keys.gone("studio", "ab")
+
+
+def redeliver(bench):
+    found = letter(bench)
+    Scripts(bench.redis).call("settle", found, 0, "dead", "the receiver answered 500", 0, "")
+    return (found,)
+
+
+def letter(bench):
+    job = bench.submit(callback_url="https://receiver.example/hook")
+    bench.store.cancel(job.id, "studio")
+    return bench.redis.zrange(keys.OUTBOX, 0, -1)[0].decode()
+
+
 CASES = {
+    "hold": [hold],
+    "settle": [settle_delivered, settle_failed, settle_gone],
+    "redeliver": [redeliver],
     "admit": [admit],
     "claim": [claim, take_over, claim_expired],
     "publish": [publish_result, publish_error],

@@ -40,9 +40,21 @@ end
 
 -- What stays of a deleted job for a day: that it existed, and whose it was.
 local function bury(id)
-  redis.call('HDEL', JOB .. id, 'params', 'result', 'error', 'attempts_log', 'ckpt')
+  redis.call('HDEL', JOB .. id, 'params', 'result', 'error', 'attempts_log', 'ckpt', 'callback')
   redis.call('DEL', EVENTS .. id)
   redis.call('EXPIRE', JOB .. id, DAY)
+end
+
+-- Writes the letter to whoever asked to be called when the job ends: it ends once, so one a job.
+local function announce(id, state, at)
+  local row = redis.call('HMGET', JOB .. id, 'callback', 'tenant', 'created_at')
+  if not row[1] or row[1] == '' then
+    return
+  end
+  local letter = 'evt_' .. (string.gsub(id, '^video_', ''))
+  redis.call('HSET', LETTER .. letter, 'job', id, 'url', row[1], 'tenant', row[2], 'status', state,
+    'created_at', stamp(at), 'asked_at', row[3], 'tries', 0)
+  redis.call('ZADD', OUTBOX, stamp(at), letter)
 end
 
 -- The one way into a terminal state. `by` is the attempt that ended it, '' for anyone else.
@@ -57,6 +69,7 @@ local function finish(id, state, name, payload, by)
   redis.call('SREM', LIVE, id)
   redis.call('SREM', TENANT .. field(id, 'tenant') .. TENANT_ACTIVE, id)
   emit(id, state)
+  announce(id, state, at)
   if field(id, 'deleted') == '1' then
     bury(id)
   else
