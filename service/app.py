@@ -10,13 +10,14 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from service import capabilities, content, health, videos
-from service.auth import read_keys
+from service.auth import Gate, read_keys
 from service.deps import Services
 from service.errors import ApiError, answer_error
 from service.headers import Envelope
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import open_store
+from worker.jobs.callers import CallerBook
 from worker.jobs.catalog import ModelCard, read_catalog
 from worker.jobs.connection import web_client
 from worker.jobs.outcomes import StoreError
@@ -57,7 +58,12 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
     return Services(
         settings=settings,
         cards=cards,
-        keys=read_keys(settings.api_keys),
+        gate=Gate(
+            ring=read_keys(settings.api_keys),
+            book=CallerBook(store.redis),
+            open=not settings.needs_key,
+            default_rate=settings.requests_per_minute,
+        ),
         store=store,
         artifacts=open_store(settings),
         metrics=Metrics(store, cards),

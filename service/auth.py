@@ -1,38 +1,63 @@
-"""API key to tenant. Keys are compared by digest, so they may be configured as digests."""
+"""API key to caller. Keys are found by digest, so they may be configured as digests.
 
-import hashlib
+Some are configured, others are made while the service runs and kept on the queue server.
+"""
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from service.errors import InvalidApiKey
-from worker.jobs.outcomes import TENANT
+from service.errors import InvalidApiKey, PermissionDenied
+from worker.jobs.callers import Caller, CallerBook, digest
+from worker.jobs.contract import Tier
+from worker.jobs.outcomes import TENANT, CallerRefused
 
-ANONYMOUS = "anonymous"  # the only tenant while no key is configured
+ANONYMOUS = "anonymous"  # the only tenant while there is no key
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class KeyRing:
-    """The tenants by the hex SHA-256 of their keys; empty: everyone is anonymous."""
+    """The tenants of the configured keys by the hex SHA-256 of these."""
 
     tenants: Mapping[str, str]
 
-    def tenant_of(self, presented: str | None) -> str:
-        """Whom a bearer token stands for.
+    def tenant_of(self, presented: str | None) -> str | None:
+        """Whom a bearer token stands for; None if it is missing or not a configured one."""
+        return self.tenants.get(digest(presented)) if presented else None
 
-        raises InvalidApiKey if it is missing or unknown, unless no key is configured
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets requests in. Asks the queue server each time, so that a revoked key is out at once."""
+
+    ring: KeyRing
+    book: CallerBook
+    open: bool  # whether anyone may come in as long as no key was ever made
+    default_rate: int  # requests per minute; 0: no limit
+
+    def admit(self, presented: str | None) -> Caller:
+        """Whom a bearer token stands for, and one request less for them.
+
+        raises InvalidApiKey, RateLimited
         """
-        if not self.tenants:
-            return ANONYMOUS
-        if not presented:
-            raise InvalidApiKey("No API key: send it as 'Authorization: Bearer <key>'")
-        tenant = self.tenants.get(digest(presented))
-        if tenant is None:
-            raise InvalidApiKey("The API key is not known to this server")
-        return tenant
+        tenant = self.ring.tenant_of(presented)
+        anonymous = ANONYMOUS if self.open else None
+        try:
+            return self.book.enter(presented, tenant, anonymous, self.default_rate)
+        except CallerRefused as error:
+            if not presented:
+                message = "No API key: send it as 'Authorization: Bearer <key>'"
+                raise InvalidApiKey(message) from error
+            raise InvalidApiKey("The API key is not known to this server") from error
+
+
+def check_tier(tier: Tier, caller: Caller) -> None:
+    """raises PermissionDenied if the caller may not wait in this queue"""
+    if tier is Tier.PRIORITY and not caller.may_prioritise:
+        raise PermissionDenied("service_tier: this key may not use priority", "service_tier")
 
 
 def read_keys(keys: Iterable[SecretStr]) -> KeyRing:
@@ -55,8 +80,3 @@ def read_key(key: SecretStr) -> tuple[str, str]:
     if not TENANT.fullmatch(tenant):
         raise ValueError(f"the tenant of an API key must match {TENANT.pattern}")
     return hexdigest, tenant
-
-
-def digest(key: str) -> str:
-    """The hex SHA-256 under which a key may be configured."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -66,7 +66,7 @@ def up(
             port=settings.port if port is None else port,
             data_dir=data_dir or settings.data_dir,
             workers=workers,
-            has_keys=bool(settings.api_keys),
+            has_keys=settings.needs_key,
             redis_url=None if embedded else settings.redis_url.get_secret_value(),
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
@@ -99,7 +99,7 @@ def api(
         )
         if fd is None:
             address = settings.host if host is None else host
-            check_bind(address, bool(settings.api_keys))
+            check_bind(address, settings.needs_key)
             listener = bind(address, settings.port if port is None else port)
             typer.echo(f"Praxino's API listens at {base_url(listener)}")
         else:

@@ -1,4 +1,4 @@
-"""What handlers are given: the wired services, the caller's tenant, the body."""
+"""What handlers are given: the wired services, the caller and its tenant, the body."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import UploadFile
 
-from service.auth import KeyRing
+from service.auth import Gate
 from service.forms import BodyLimits, RawBody, read_body
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import ArtifactStore
+from worker.jobs.callers import Caller
 from worker.jobs.catalog import ModelCard
+from worker.jobs.outcomes import RateLimited
 from worker.jobs.store import JobStore
 
 bearer = HTTPBearer(auto_error=False, description="API key; none if the server has none.")
@@ -25,7 +27,7 @@ class Services:
 
     settings: ServiceSettings
     cards: Mapping[str, ModelCard]
-    keys: KeyRing
+    gate: Gate
     store: JobStore
     artifacts: ArtifactStore
     metrics: Metrics
@@ -39,12 +41,30 @@ async def get_services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(get_services)]
 
 
-async def get_tenant(
+def get_caller(
+    request: Request,
     services: Wired,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> str:
-    """raises InvalidApiKey"""
-    return services.keys.tenant_of(credentials.credentials if credentials else None)
+) -> Caller:
+    """Whom the request comes from; the envelope sends `request.state.quota`.
+
+    raises InvalidApiKey, RateLimited
+    """
+    try:
+        caller = services.gate.admit(credentials.credentials if credentials else None)
+    except RateLimited as error:
+        request.state.quota = error.quota
+        raise
+    request.state.quota = caller.quota
+    return caller
+
+
+KnownCaller = Annotated[Caller, Depends(get_caller)]
+
+
+async def get_tenant(caller: KnownCaller) -> str:
+    """All that most handlers need to know of the caller."""
+    return caller.tenant
 
 
 Tenant = Annotated[str, Depends(get_tenant)]

@@ -24,6 +24,7 @@ ApiError
 ├── RangeNotSatisfiable 416
 ├── IdempotencyKeyReused 422
 ├── ConcurrencyLimit 429
+├── RateLimitExceeded 429
 ├── InternalError 500           a fault of ours; says nothing about it
 └── Unavailable 503
     ├── QueueFull
@@ -41,6 +42,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from service.quotas import retry_after
 from worker.jobs import outcomes
 
 RETRY_AFTER_S = 5  # clients honour 1 to 60 s
@@ -253,6 +255,17 @@ class ConcurrencyLimit(ApiError):
         super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
+class RateLimitExceeded(ApiError):
+    """The tenant has made as many requests as it may for now."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, retry_after_s: str) -> None:
+        super().__init__(message, headers={"Retry-After": retry_after_s})
+
+
 class InternalError(ApiError):
     """A fault of ours. The message never tells more than that."""
 
@@ -313,6 +326,8 @@ def as_api_error(error: Exception) -> ApiError:
             return QueueFull(str(error))
         case outcomes.TenantFull():
             return ConcurrencyLimit(str(error))
+        case outcomes.RateLimited():
+            return RateLimitExceeded(f"Too many requests: {error}", retry_after(error.quota))
         case outcomes.IdempotencyConflict():
             return IdempotencyKeyReused(
                 "Idempotency-Key was used before with another body", param="Idempotency-Key"

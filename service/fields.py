@@ -20,12 +20,13 @@ from service.values import (
     Text,
 )
 from worker.jobs.catalog import SAMPLERS, TASKS
-from worker.jobs.contract import MAX_SEED
+from worker.jobs.contract import MAX_SEED, Tier
 
 FRAME_KINDS = frozenset({"image", "first_last_frame", "edit"})
 VIDEO_KINDS = frozenset({"extend", "interpolate", "upscale", "edit"})
-REFERENCE_KINDS = frozenset({"reference", "edit"})
-INPUT_KINDS = frozenset({"image", "reference", "first_last_frame"})
+REFERENCE_KINDS = frozenset({"reference", "edit", "story"})
+INPUT_KINDS = frozenset({"image", "reference", "first_last_frame", "edit"})
+CROPPED = "Cropped around its centre to the aspect of `size`, then scaled to it."
 
 PROMPT = Field("prompt", Text(), "What the video shows.")
 MODEL = Field("model", Text(200), "Model id; the server's default if absent.")
@@ -62,7 +63,11 @@ EXPIRES_AFTER = Field(
     Number(1, 604_800),
     "Seconds in the queue after which the job fails as `expired`.",
 )
-SERVICE_TIER = Field("service_tier", Choice(("default", "priority")), "Queue to wait in.")
+SERVICE_TIER = Field(
+    "service_tier",
+    Choice(tuple(Tier)),
+    "Queue to wait in: `priority`, if the key may, before `default` before `flex`.",
+)
 COUNT = Field("n", Integer(1, 1), "Always 1.", ("num_outputs_per_prompt",))
 ENHANCE_PROMPT = Field("enhance_prompt", Flag(only=False), "Always false.")
 RETURN_LAST_FRAME = Field("return_last_frame", Flag(only=False), "Always false.")
@@ -71,15 +76,15 @@ EXTRA_PARAMS = Field("extra_params", Structure(), "Parameters of the model: `sam
 INPUT_REFERENCE = Field(
     "input_reference",
     Structure(),
-    "One image is the first frame, several are references.",
+    "One image is the first frame, several are references; items may name their role.",
     ("image", "frame_images", "content"),
     INPUT_KINDS,
 )
-FIRST_FRAME = Field("first_frame", Structure(), "Image to begin with.", (), FRAME_KINDS)
+FIRST_FRAME = Field("first_frame", Structure(), f"Image to begin with. {CROPPED}", (), FRAME_KINDS)
 LAST_FRAME = Field(
     "last_frame",
     Structure(),
-    "Image to end with.",
+    f"Image to end with. {CROPPED} Its aspect ratio must be 0.8 to 1.25 times the first frame's.",
     (),
     frozenset({"first_last_frame", "extend", "edit"}),
 )
@@ -88,7 +93,7 @@ LAST_FRAME_STRENGTH = Field(
     Number(0, 1),
     "Share of denoising steps, from the noisiest, that see the last frame.",
     ("end_image_strength",),
-    frozenset({"first_last_frame"}),
+    frozenset({"first_last_frame", "extend", "edit", "story"}),
 )
 FIRST_FRAME_STRENGTH = Field(
     "first_frame_strength",
@@ -109,7 +114,18 @@ REFERENCE_STRENGTH = Field(
     "reference_strength", Number(0, 1), "How closely references are kept.", (), REFERENCE_KINDS
 )
 VIDEO = Field(
-    "video", Structure(), "Clip to work on.", ("video_url", "previous_job_id"), VIDEO_KINDS
+    "video",
+    Structure(),
+    f"Clip to work on. {CROPPED}",
+    ("video_url", "previous_job_id"),
+    VIDEO_KINDS,
+)
+EXTEND_BEFORE = Field(
+    "extend_before",
+    Flag(),
+    "New frames lead up to the clip instead of following it.",
+    (),
+    frozenset({"extend"}),
 )
 SHOTS = Field(
     "shots",
@@ -119,9 +135,19 @@ SHOTS = Field(
     frozenset({"story"}),
 )
 UPSCALE_FACTOR = Field(
-    "upscale_factor", Integer(2, 4), "2 or 4.", ("upscaling_scale",), frozenset({"upscale"})
+    "upscale_factor",
+    Integer(2, 8),
+    "How many times as wide and high; one of the model's factors.",
+    ("upscaling_scale",),
+    frozenset({"upscale"}),
 )
-TARGET_FPS = Field("target_fps", Integer(48, 60), "48 or 60.", (), frozenset({"interpolate"}))
+TARGET_FPS = Field(
+    "target_fps",
+    Integer(1, 1000),
+    "Frames per second of the result, above the source's; range per model.",
+    (),
+    frozenset({"interpolate"}),
+)
 INTERPOLATION_FACTOR = Field(
     "frame_interpolation_factor", Integer(2, 4), "2 or 4.", (), frozenset({"interpolate"})
 )
@@ -177,6 +203,7 @@ FIELDS: tuple[Field[Any], ...] = (
     REFERENCE_IMAGES,
     REFERENCE_STRENGTH,
     VIDEO,
+    EXTEND_BEFORE,
     SHOTS,
     UPSCALE_FACTOR,
     TARGET_FPS,

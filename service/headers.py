@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import answer_error
 from service.metrics import Metrics
+from service.quotas import quota_headers
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,8 @@ class Call:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
             headers["openai-processing-ms"] = str(round(self.elapsed_s() * 1000))
+            quota = self.scope.get("state", {}).get("quota")
+            headers.update(quota_headers(quota) if quota else {})
         await self.inner(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.count()

@@ -9,39 +9,50 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from starlette.datastructures import UploadFile
+
 from service import fields
-from service.errors import ModelNotFound, PermissionDenied, show
+from service.errors import ModelNotFound, show
 from service.forms import Tree
 from service.limits import resolve
+from service.media import Media, read_media
+from service.roles import sort_images
 from service.tasks import choose_task
 from service.wishes import Wishes, read_wishes
 from worker.jobs.catalog import ModelCard
-from worker.jobs.contract import VideoRequest
+from worker.jobs.contract import Tier, VideoRequest
 
 
 @dataclass(frozen=True)
 class Order:
     """A checked create call: what to make, and how to recognise it when it comes again."""
 
-    request: VideoRequest
+    request: VideoRequest  # without its inputs, and what they decide
+    card: ModelCard
+    wishes: Wishes
+    media: Media  # the inputs as they were given; see `inputs.admit`
     fingerprint: str  # of the fields as asked, so that equal bodies agree on a random seed
     queue_deadline_s: float | None
+    tier: Tier = Tier.DEFAULT  # as wished: whether the caller may is not looked at here
 
 
 def read_order(tree: Tree, cards: Mapping[str, ModelCard], default_model: str, path: str) -> Order:
     """The whole intake of one body.
 
-    raises ApiError of status 400 or 403, naming the field, the value and the limit
+    raises ApiError of status 400, naming the field, the value and the limit
     """
-    wishes = read_wishes(tree)
+    wishes = sort_images(read_wishes(tree))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
-    if wishes.get(fields.SERVICE_TIER) == "priority":
-        raise PermissionDenied("service_tier: this key may not use priority", "service_tier")
+    media = read_media(wishes, card, task_type)
     return Order(
-        request=resolve(wishes, card, task_type),
+        request=resolve(wishes, card, task_type, media.shots),
+        card=card,
+        wishes=wishes,
+        media=media,
         fingerprint=fingerprint(path, wishes, card, task_type),
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
+        tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),
     )
 
 
@@ -57,7 +68,15 @@ def find_card(wishes: Wishes, cards: Mapping[str, ModelCard], default_model: str
 
 
 def fingerprint(path: str, wishes: Wishes, card: ModelCard, task_type: str) -> str:
-    """Digest of what was asked: equal for equal requests, whatever their encoding."""
+    """Digest of what was asked: equal for equal requests, whatever their encoding. Files count by
+    their content, ids and URLs by themselves."""
     asked = {**wishes.values, "path": path, "model": card.id, "task_type": task_type}
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), default=digest_upload)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_upload(upload: object) -> dict[str, str]:
+    """What stands for an uploaded file: the SHA-256 of its bytes, never its name."""
+    assert isinstance(upload, UploadFile)
+    upload.file.seek(0)
+    return {"sha256": hashlib.file_digest(upload.file, "sha256").hexdigest()}

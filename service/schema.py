@@ -19,15 +19,19 @@ REASONS = {
     415: "The body's type is not read here.",
     416: "The asked range lies outside the content.",
     422: "The idempotency key came before with another body.",
-    429: "Too many active jobs for this key; see `Retry-After`.",
+    429: "Too many requests or active jobs for this tenant; see `Retry-After`.",
     503: "The queue is full or away, or nothing is ready; see `Retry-After`.",
 }
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented refusals of a route, all with the envelope."""
+    """The documented refusals of a route, all with the envelope.
+
+    Where a key is asked for, its rate of requests is limited and the queue server knows it.
+    """
+    every = {*statuses, 429, 503} if 401 in statuses else set(statuses)
     listed: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorEnvelope, "description": REASONS[status]} for status in statuses
+        status: {"model": ErrorEnvelope, "description": REASONS[status]} for status in sorted(every)
     }
     return listed | {"default": {"model": ErrorEnvelope, "description": "Any other refusal."}}
 

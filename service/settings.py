@@ -18,9 +18,11 @@ class ServiceSettings(JobSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    # Comma-separated `key`, `tenant:key`, or either with `sha256:<hex>` for the key. None at all
-    # means one anonymous tenant, which is for loopback only.
+    # Comma-separated `key`, `tenant:key`, or either with `sha256:<hex>` for the key. None here and
+    # none made by `praxino keys` means one anonymous tenant, which is for loopback only.
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    require_keys: bool = False  # refuse requests without a key even while there is none
+    requests_per_minute: Annotated[int, Field(ge=0)] = 60_000  # of one tenant; 0: no limit
     default_model: str = "pocket"  # for requests that name none
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * MIB
     max_part_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB  # one text part of a form
@@ -38,6 +40,11 @@ class ServiceSettings(JobSettings):
     max_files_per_tenant: Annotated[int, Field(ge=1)] = 1000  # uploaded by /v1/files, unexpired
     poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # what clients are told to wait
     public_url: str | None = None  # prefix of links in answers; None: links begin with /v1
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether nobody is served without a key, whatever the queue server knows of keys."""
+        return self.require_keys or bool(self.api_keys)
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -156,7 +156,8 @@ def check_bind(host: str, has_keys: bool) -> None:
         return
     raise StartError(
         f"host {host!r} is reachable from other machines, but no API key is configured: "
-        "set PRAXINO_API_KEYS, or bind to 127.0.0.1"
+        "set PRAXINO_API_KEYS, or PRAXINO_REQUIRE_KEYS=1 and make keys with `praxino keys create`, "
+        "or bind to 127.0.0.1"
     )
 
 

@@ -10,7 +10,8 @@ import structlog
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse
 
-from service.deps import Body, Services, Tenant, Wired
+from service.auth import check_tier
+from service.deps import Body, KnownCaller, Services, Tenant, Wired
 from service.errors import InvalidValue, VideoNotCancellable, VideoNotFound, show
 from service.forms import parse_body
 from service.intake import read_order
@@ -46,7 +47,7 @@ MAX_KEY_CHARS = 255
 )
 def create_video(
     body: Body,
-    tenant: Tenant,
+    caller: KnownCaller,
     services: Wired,
     idempotency_key: Annotated[str | None, Header()] = None,
     x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
@@ -54,15 +55,17 @@ def create_video(
     """Admit a job and answer with it as it stands; a repeated request gets the same job."""
     tree = parse_body(body)
     order = read_order(tree, services.cards, services.settings.default_model, PREFIX)
+    check_tier(order.tier, caller)
     check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
     admission = services.store.submit(
         Submission(
-            tenant=tenant,
+            tenant=caller.tenant,
             request=order.request,
             fingerprint=order.fingerprint,
             idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
             retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
             queue_deadline_s=order.queue_deadline_s,
+            tier=order.tier,
         )
     )
     headers = {"Location": f"{PREFIX}/{admission.job.id}"}
@@ -70,7 +73,7 @@ def create_video(
         headers["Idempotency-Replayed"] = "true"
     else:
         services.metrics.count_submission(admission.job)
-        log.info("job.submitted", job_id=admission.job.id, tenant=tenant)
+        log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
     return answer(admission.job, services, headers)
 
 

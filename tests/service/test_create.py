@@ -176,7 +176,7 @@ BAD = [
     ({"seconds": 1, "duration": 2}, "invalid_value", "duration", ["2", "seconds"]),
     ({"enhance_prompt": True}, "invalid_value", "enhance_prompt", ["True", "false"]),
     ({"enhance_prompt": "yes"}, "invalid_value", "enhance_prompt", ["yes"]),
-    ({"service_tier": "flex"}, "invalid_value", "service_tier", ["flex", "default"]),
+    ({"service_tier": "turbo"}, "invalid_value", "service_tier", ["turbo", "flex"]),
     ({"execution_expires_after": 0}, "invalid_value", "execution_expires_after", ["0", "1"]),
 ]
 

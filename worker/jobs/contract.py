@@ -33,10 +33,20 @@ class Stage(StrEnum):
     LOADING = "loading"
     ENCODING = "encoding"
     DENOISING = "denoising"
+    INTERPOLATING = "interpolating"
     DECODING = "decoding"
+    UPSCALING = "upscaling"
     POST_PROCESSING = "post_processing"
     UPLOADING = "uploading"
     DONE = "done"
+
+
+class Tier(StrEnum):
+    """The queues of a model, the one that is served first first."""
+
+    PRIORITY = "priority"
+    DEFAULT = "default"
+    FLEX = "flex"
 
 
 class ErrorCode(StrEnum):
@@ -147,6 +157,7 @@ class VideoRequest(Record):
     shots: tuple[StoryShot, ...] = ()
     upscale_factor: Annotated[int, Field(gt=1)] | None = None
     target_fps: Annotated[int, Field(gt=0)] | None = None
+    return_last_frame: bool = False  # also keep the last frame as a picture
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
 
@@ -156,6 +167,8 @@ class JobResult(Record):
 
     video: Artifact
     thumbnail: Artifact
+    spritesheet: Artifact | None = None  # stills of the whole film in one picture
+    last_frame: Artifact | None = None  # if asked for
     sidecar: Artifact  # JSON provenance: request, seed, model hash, versions, stage timings
     model_sha256: str
     stage_seconds: dict[str, float]  # wall seconds per stage of the successful attempt
@@ -212,9 +225,6 @@ class Job(Record):
     attempts: tuple[Attempt, ...]
     result: JobResult | None
     error: JobError | None
-    reported_at: float | None = None  # when `eta_s` was said
-    cost_s: float | None = None  # run time as estimated at admission; never changes
-    warnings: tuple[str, ...] = ()  # what was ignored of the request
     reported_at: float | None = None  # when `eta_s` was said
     cost_s: float | None = None  # run time as estimated at admission; never changes
     warnings: tuple[str, ...] = ()  # what was ignored of the request

@@ -9,11 +9,25 @@ FINGERPRINT = f"{PREFIX}fp:"
 TENANT = f"{PREFIX}tenant:"
 TENANT_ACTIVE = ":active"
 TENANT_JOBS = ":jobs"
+TENANT_FILES = ":files"
+FILE = f"{PREFIX}file:"
+TENANT_LIMITS = ":limits"
+TENANT_RATE = ":rate"
 WORKER = f"{PREFIX}worker:"
 LETTER = f"{PREFIX}letter:"
 GONE = f"{PREFIX}gone:"
 SAMPLES = f"{PREFIX}samples:"
+API_KEY = f"{PREFIX}key:"
+LINE = f"{PREFIX}line:"
+TURNS = f"{PREFIX}turns:"
+SERVED = f"{PREFIX}served:"
+CLOCK = f"{PREFIX}clock:"
+BELL = f"{PREFIX}bell:"
+TAKEN = f"{PREFIX}taken:"
 
+API_KEYS = f"{PREFIX}keys"  # hex digests of all API keys ever made by their names
+FILES = f"{PREFIX}files"  # uploaded files, tenant/id, by the time their bytes may go
+INPUTS = f"{PREFIX}inputs"  # jobs with stored inputs, tenant/id, by when to look at them again
 LIVE = f"{PREFIX}live"  # set of all non-terminal ids
 WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
 WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
@@ -43,6 +57,31 @@ def tenant_active(tenant: str) -> str:
 def tenant_jobs(tenant: str) -> str:
     """The tenant's ids by creation time."""
     return TENANT + tenant + TENANT_JOBS
+
+
+def tenant_limits(tenant: str) -> str:
+    """The tenant's own limits, a hash; what is absent is everybody's."""
+    return TENANT + tenant + TENANT_LIMITS
+
+
+def api_key(digest: str) -> str:
+    """Whom the key with this hex digest stands for, a hash."""
+    return API_KEY + digest
+
+
+def bell(queue_key: str) -> str:
+    """A list that rings when a queue gets a job: idle workers block on it."""
+    return BELL + queue_key
+
+
+def tenant_files(tenant: str) -> str:
+    """The tenant's uploaded files by creation time."""
+    return TENANT + tenant + TENANT_FILES
+
+
+def file(file_id: str) -> str:
+    """An uploaded file's row, JSON; it expires with the file."""
+    return FILE + file_id
 
 
 def worker(name: str) -> str:
@@ -75,6 +114,16 @@ def lua_names() -> str:
         "TENANT": TENANT,
         "TENANT_ACTIVE": TENANT_ACTIVE,
         "TENANT_JOBS": TENANT_JOBS,
+        "TENANT_LIMITS": TENANT_LIMITS,
+        "TENANT_RATE": TENANT_RATE,
+        "API_KEY": API_KEY,
+        "API_KEYS": API_KEYS,
+        "LINE": LINE,
+        "TURNS": TURNS,
+        "SERVED": SERVED,
+        "CLOCK": CLOCK,
+        "BELL": BELL,
+        "TAKEN": TAKEN,
         "LIVE": LIVE,
         "WAKE": WAKE,
         "LETTER": LETTER,

@@ -2,17 +2,20 @@
 
 StoreError
 ├── QueueFull            too many jobs wait, or the queue server is out of memory
-├── TenantFull           the tenant has too many jobs queued or running
+├── TenantFull           the tenant has too many jobs queued or running, or queued
 ├── IdempotencyConflict  the key was used for another request
+├── CallerRefused        no API key, or one that is unknown or revoked
+├── RateLimited          the tenant has made too many requests
+├── KeyTaken             an API key of this name was made before
+├── KeyNotFound          there is no API key of this name
 └── JobNotFound          unknown, deleted, expired, or another tenant's
 """
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
-from worker.jobs.contract import Job, Record, VideoRequest
+from worker.jobs.contract import Job, Record, Tier, VideoRequest
 from worker.jobs.costs import Sample
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
@@ -32,10 +35,11 @@ class QueueFull(StoreError):
 
 
 class TenantFull(StoreError):
-    """The tenant already has `limit` jobs queued or running."""
+    """The tenant already has `limit` jobs queued or running, or just `queued` for one model."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} jobs of this tenant are queued or running, the most allowed")
+    def __init__(self, limit: int, *, queued: bool = False) -> None:
+        what = "wait for this model" if queued else "are queued or running"
+        super().__init__(f"{limit} jobs of this tenant {what}, the most allowed")
         self.limit = limit
 
 
@@ -44,6 +48,45 @@ class IdempotencyConflict(StoreError):
 
     def __init__(self) -> None:
         super().__init__("the idempotency key was already used for a different request")
+
+
+class CallerRefused(StoreError):
+    """No API key was shown, or one that is unknown or revoked."""
+
+    def __init__(self) -> None:
+        super().__init__("the API key is missing, unknown or revoked")
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many requests a tenant may make."""
+
+    limit: int  # per minute
+    remaining: int
+    full_in_s: float  # until all of them are back
+    wait_s: float = 0.0  # until the next one is, if none remains
+
+
+class RateLimited(StoreError):
+    """The tenant has used its quota of requests up."""
+
+    def __init__(self, quota: Quota) -> None:
+        super().__init__(f"{quota.limit} requests a minute are allowed")
+        self.quota = quota
+
+
+class KeyTaken(StoreError):
+    """An API key of this name was made before, and may be revoked by now."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the name {name!r} was used for a key before; choose another")
+
+
+class KeyNotFound(StoreError):
+    """There is no API key of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no API key is called {name!r}")
 
 
 class JobNotFound(StoreError):
@@ -62,6 +105,7 @@ class Submission:
     idempotency_key       path, NUL, and the client's key; at most one job within 24 h
     retry_of_fingerprint  the client says that it repeats a request: the same fingerprint within
                           15 minutes is the same job
+    job_id                made beforehand, if inputs were stored under it
     raises                ValueError if the tenant's name is not a safe one
     """
 
@@ -73,9 +117,10 @@ class Submission:
     job_timeout_s: float | None = None  # None: from the settings
     queue_deadline_s: float | None = None  # None: from the settings
     callback_url: str | None = None  # called when the job has ended; checked by the web side
-    priority: Literal["default"] = "default"
+    tier: Tier = Tier.DEFAULT  # who may use which is the web side's to decide
     cost_s: float | None = None  # how long it will probably run; None: nobody knows
     warnings: tuple[str, ...] = ()  # what was ignored of the request, for its owner
+    job_id: str | None = None
 
     def __post_init__(self) -> None:
         if not TENANT.fullmatch(self.tenant):

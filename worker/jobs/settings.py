@@ -72,6 +72,11 @@ class StorageSettings(BaseSettings):
         parts = urlsplit(self.artifacts_url)
         return Path(unquote(parts.path) if parts.scheme == "file" else self.artifacts_url)
 
+    @property
+    def shelf_dir(self) -> Path:
+        """The folder of finished films that wait for the store."""
+        return self.data_dir / "finished"
+
     def storage_environment(self) -> dict[str, str]:
         """These settings as the environment of another process; holds secrets."""
         values = ((name, getattr(self, name)) for name in StorageSettings.model_fields)
@@ -96,7 +101,6 @@ class JobSettings(StorageSettings):
     outbound_networks: Annotated[tuple[str, ...], NoDecode] = ()
     outbound_http: bool = False  # plain http, within those networks only
     outbound_ca_file: Path | None = None  # certificates trusted besides the well-known ones
-
     # whsec_ and base64, each signs webhooks; several while one is rotated. Tenants may have own.
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 

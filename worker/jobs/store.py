@@ -16,7 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.jobs import keys, row, transport
-from worker.jobs.contract import Job, JobError, JobResult, Progress, Status
+from worker.jobs.contract import Job, JobError, JobResult, Progress, Status, Tier
 from worker.jobs.costs import Sample, Samples
 from worker.jobs.events import EventLog
 from worker.jobs.outcomes import (
@@ -39,6 +39,7 @@ CHUNK = 100  # rows read at once while listing
 
 Ids = list[str]
 Jobs = list[Job]
+Rows = list[tuple[str, dict[str, str]]]
 
 
 class JobStore:
@@ -58,17 +59,17 @@ class JobStore:
 
         raises QueueFull, TenantFull, IdempotencyConflict
         """
-        job_id = f"video_{uuid4().hex}"
+        job_id = submission.job_id or f"video_{uuid4().hex}"
         try:
-            outcome, found = self._admit(job_id, submission)
+            outcome, found, cap = self._admit(job_id, submission)
         except OutOfMemoryError as error:
             raise QueueFull(None) from error
         if outcome == "conflict":
             raise IdempotencyConflict
         if outcome == "queue_full":
-            raise QueueFull(self.settings.max_queue_depth)
-        if outcome == "tenant_full":
-            raise TenantFull(self.settings.max_active_per_tenant)
+            raise QueueFull(cap)
+        if outcome in ("tenant_full", "tenant_queue_full"):
+            raise TenantFull(cap, queued=outcome == "tenant_queue_full")
         return Admission(self.get(found, submission.tenant), replayed=outcome == "replay")
 
     def get(self, job_id: str, tenant: str | None = None) -> Job:
@@ -168,8 +169,8 @@ class JobStore:
         Call it for ids that left the list a while ago: between a dequeue and its lease a job
         looks lost, too.
         """
-        lists = transport.queue_key(queue), transport.intermediate_key(queue)
-        return str(self._scripts.call("rescue", job_id, *lists, transport.wip_key(queue)))
+        lists = transport.intermediate_key(queue), transport.wip_key(queue)
+        return str(self._scripts.call("rescue", job_id, *lists))
 
     def expire_overdue(self, grace_s: float = 60.0) -> dict[str, str]:
         """End every job past its queue deadline or, by `grace_s`, its time limit.
@@ -192,7 +193,7 @@ class JobStore:
         """How many jobs wait: for one model, or for all."""
         names = transport.queue_names(self.redis)
         if model is not None:
-            names = [transport.queue_name(model)]
+            names = transport.model_queues(model)
         return sum(int(self.redis.llen(transport.queue_key(name))) for name in names)
 
     # Workers
@@ -217,8 +218,8 @@ class JobStore:
 
     def waiting(self, model: str) -> Ids:
         """The ids that wait for a model, next one first."""
-        queue = transport.queue_key(transport.queue_name(model))
-        return [item.decode() for item in cast("list[bytes]", self.redis.lrange(queue, 0, -1))]
+        lists = map(transport.queue_key, transport.model_queues(model))
+        return cast(Ids, self._scripts.call("order", *lists))
 
     def peek(self, job_ids: Iterable[str]) -> Jobs:
         """Those of these jobs that exist, without their place in the queue."""
@@ -226,15 +227,16 @@ class JobStore:
 
     # Inner steps
 
-    def _admit(self, job_id: str, submission: Submission) -> tuple[str, str]:
-        queue = transport.queue_name(submission.request.model)
+    def _admit(self, job_id: str, submission: Submission) -> tuple[str, str, int]:
+        queue = transport.queue_name(submission.request.model, submission.tier)
+        lists = map(transport.queue_key, transport.model_queues(submission.request.model))
         timeout_s = submission.job_timeout_s or self.settings.job_timeout_s
         fields = row.new_row(submission, transport.queue_key(queue), self.settings)
         flat = [item for pair in fields.items() for item in pair]
         entry = transport.entry_fields(
             self.redis, job_id, queue, retries=self.settings.max_attempts - 1, timeout_s=timeout_s
         )
-        outcome, found = self._scripts.call(
+        outcome, found, *cap = self._scripts.call(
             "admit",
             job_id,
             submission.tenant,
@@ -243,15 +245,16 @@ class JobStore:
             int(submission.retry_of_fingerprint),
             self.settings.max_queue_depth,
             self.settings.max_active_per_tenant,
-            transport.queue_key(queue),
+            self.settings.max_queued_per_tenant,
+            len(Tier),
+            *lists,
             transport.QUEUES,
             transport.entry_key(job_id),
-            0,
             len(flat),
             *flat,
             *entry,
         )
-        return outcome, found
+        return outcome, found, cap[0] if cap else 0
 
     def _cancel(self, job_id: str, tenant: str, *, purge: bool) -> CancelOutcome:
         entry = transport.entry_key(job_id)
@@ -282,10 +285,19 @@ class JobStore:
         found = zip(ids, map(row.decode, pipeline.execute()), strict=True)
         seen = [(job_id, fields) for job_id, fields in found if row.is_visible(fields, tenant)]
         waiting = [pair for pair in seen if placed and pair[1]["state"] == Status.QUEUED]
-        for job_id, fields in waiting:
-            pipeline.lpos(fields["queue"], job_id)
-        places = dict(zip((pair[0] for pair in waiting), pipeline.execute(), strict=True))
+        places = self._places(waiting)
         return [row.to_job(job_id, fields, places.get(job_id)) for job_id, fields in seen]
+
+    def _places(self, waiting: Rows) -> dict[str, int]:
+        """How many jobs go before each of these; those that no line holds are left out."""
+        args: list[str | int] = []
+        for job_id, fields in waiting:
+            tier = Tier(fields.get("tier", Tier.DEFAULT))
+            above = map(transport.queue_key, transport.queues_before(fields["model"], tier))
+            args += [job_id, list(Tier).index(tier), *above]
+        found = self._scripts.call("places", *args) if waiting else []
+        pairs = zip(waiting, found, strict=True)
+        return {job_id: ahead for (job_id, _), ahead in pairs if ahead >= 0}
 
 
 def _digest(text: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The queue: everything the counter knows about RQ. No other file of the counter imports it.
+"""The queues: everything the counter knows about RQ. No other file of the counter imports it.
 
 RQ only carries ids. A job's stored function, callbacks and webhooks are never believed: whatever
 a queue entry says, reading it yields our one task with the id as its argument, as JSON, so a
@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
+from uuid import uuid4
 
 from redis import Redis
 from rq.command import send_command
@@ -21,10 +22,12 @@ from rq.registry import StartedJobRegistry
 from rq.scripts import _build_hset_args
 from rq.serializers import JSONSerializer
 
+from worker.jobs import keys, scripts
+from worker.jobs.contract import Tier
 from worker.jobs.settings import DAY_S
 
 TASK = "worker.jobs.transport.run_by_supervisor"
-POLL_S = 0.1
+SHORTEST_WAIT_S = 0.01
 # What RQ raises over an entry with nonsense in it, which must not stop a worker.
 NONSENSE = (ValueError, TypeError, AttributeError, AssertionError)
 QUEUES = Queue.redis_queues_keys  # set of all queue lists
@@ -81,7 +84,7 @@ KEPT = (
 
 
 class JsonQueue(Queue):
-    """One model's queue; ignores the serializer argument and never loses a job it hands out."""
+    """A queue of a model; ignores the serializer argument and never loses a job it hands out."""
 
     job_class = JsonJob
 
@@ -99,31 +102,32 @@ class JsonQueue(Queue):
     ) -> tuple[Job, Queue] | None:
         """The next job of the first non-empty queue, kept in its intermediate list until claimed.
 
+        Within a queue it is the next job of the tenant that was served longest ago.
+
         timeout  seconds to wait; None: do not wait
         raises   DequeueTimeout
         """
-        listed = list(queues)
-        if len(listed) == 1:
-            return super().dequeue_any(listed, timeout, connection)
-        return cls._poll(listed, timeout, connection)
-
-    @classmethod
-    def _poll(
-        cls, queues: list[Queue], timeout: int | None, connection: Redis
-    ) -> tuple[Job, Queue] | None:
-        # RQ would use BLPOP here, which drops a job whose receiver dies.
+        listed = [queue.key for queue in queues]
         deadline = time.monotonic() + (timeout or 0)
         while True:
-            for queue in queues:
-                moved = cls.lmove(connection, queue.key, None)
-                found = moved and cls._fetch_dequeued_job(connection, queue.key, _text(moved[1]))
-                if found:
+            while taken := cls._take(listed, connection):
+                if found := cls._fetch_dequeued_job(connection, *taken):
                     return found
+            left_s = deadline - time.monotonic()
             if timeout is None:
                 return None
-            if time.monotonic() >= deadline:
-                raise DequeueTimeout(timeout, [queue.key for queue in queues])
-            time.sleep(POLL_S)
+            if left_s <= 0:
+                raise DequeueTimeout(timeout, listed)
+            # A ring carries nothing: one that is lost with its receiver loses no job.
+            connection.blpop([keys.bell(key) for key in listed], max(left_s, SHORTEST_WAIT_S))
+
+    @classmethod
+    def _take(cls, queue_keys: list[str], connection: Redis) -> tuple[str, str] | None:
+        """The list that had one, and the id."""
+        pairs = [(key, IntermediateQueue.get_intermediate_queue_key(key)) for key in queue_keys]
+        flat = [key for pair in pairs for key in pair]
+        found = scripts.run(connection, "take", uuid4().hex, *flat)
+        return cast("tuple[str, str] | None", found and tuple(found))
 
     @classmethod
     def _fetch_dequeued_job(
@@ -140,11 +144,12 @@ class JsonQueue(Queue):
             connection.lrem(queue.intermediate_queue_key, 0, job_id)
             return None
         try:
-            return JsonJob.fetch(job_id, connection=connection), queue
+            job = JsonJob.fetch(job_id, connection=connection)
         except NoSuchJobError:
             job = _entry(job_id, queue, retries=0, timeout_s=queue._default_timeout)
             job.save()
-            return job, queue
+        job.origin = queue.name  # whatever the entry says: its leases are kept by this name
+        return job, queue
 
 
 class JsonStartedRegistry(StartedJobRegistry):
@@ -154,9 +159,19 @@ class JsonStartedRegistry(StartedJobRegistry):
         return JsonQueue(self.name, connection=self.connection)
 
 
-def queue_name(model: str) -> str:
-    """The queue that serves a model."""
-    return f"praxino-{model}"
+def queue_name(model: str, tier: Tier = Tier.DEFAULT) -> str:
+    """The queue of a model for one tier."""
+    return f"praxino-{model}" + ("" if tier is Tier.DEFAULT else f":{tier}")
+
+
+def model_queues(model: str) -> list[str]:
+    """The names of a model's queues, the one that is served first first."""
+    return [queue_name(model, tier) for tier in Tier]
+
+
+def queues_before(model: str, tier: Tier) -> list[str]:
+    """The names of a model's queues that are served before one."""
+    return model_queues(model)[: list(Tier).index(tier)]
 
 
 def queue_key(name: str) -> str:

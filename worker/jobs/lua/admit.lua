@@ -1,13 +1,18 @@
 -- Admits one job, or nothing: row, queue entry and indexes are written together.
 -- ARGV: id, tenant, fingerprint, hash of the idempotency key or '', '1' for a declared retry,
---       depth cap, tenant cap, queue list, set of queue lists, queue entry, '1' for the front,
---       number of row arguments, row fields and values, queue entry fields and values
--- Returns {created | replay | conflict | queue_full | tenant_full, id}.
+--       depth cap, default caps of a tenant's active and waiting jobs, number of the model's queue
+--       lists, these lists, set of queue lists, queue entry, number of row arguments, row fields
+--       and values, queue entry fields and values
+-- Returns {created | replay | conflict | queue_full | tenant_full | tenant_queue_full, id, cap}.
 local id, tenant, fp, idem, retry = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local depth_cap, tenant_cap = tonumber(ARGV[6]), tonumber(ARGV[7])
-local queue, queues, entry, front = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local FIRST = 13
-local after_row = FIRST + tonumber(ARGV[12])
+local depth_cap = tonumber(ARGV[6])
+local active_cap = limit_of(tenant, 'max_active', ARGV[7])
+local queued_cap = limit_of(tenant, 'max_queued', ARGV[8])
+local after_lists = 10 + tonumber(ARGV[9])
+local lists = { unpack(ARGV, 10, after_lists - 1) }
+local queues, entry = ARGV[after_lists], ARGV[after_lists + 1]
+local first = after_lists + 3
+local after_row = first + tonumber(ARGV[after_lists + 2])
 
 local idem_key = IDEMPOTENCY .. tenant .. ':' .. idem
 local fp_key = FINGERPRINT .. tenant .. ':' .. fp
@@ -37,19 +42,27 @@ elseif retry == '1' then
     return { 'replay', known }
   end
 end
-if redis.call('SCARD', active) >= tenant_cap then
-  return { 'tenant_full', id }
+if redis.call('SCARD', active) >= active_cap then
+  return { 'tenant_full', id, active_cap }
 end
-if redis.call('LLEN', queue) >= depth_cap then
-  return { 'queue_full', id }
+local depth, waiting = 0, 0
+for _, list in ipairs(lists) do
+  depth = depth + redis.call('LLEN', list)
+  waiting = waiting + redis.call('LLEN', line_of(list, tenant))
+end
+if waiting >= queued_cap then
+  return { 'tenant_queue_full', id, queued_cap }
+end
+if depth >= depth_cap then
+  return { 'queue_full', id, depth_cap }
 end
 
 local at = now()
-local row = { unpack(ARGV, FIRST, after_row - 1) }
+local row = { unpack(ARGV, first, after_row - 1) }
 redis.call('HSET', JOB .. id, 'created_at', stamp(at), unpack(row))
 redis.call('HSET', JOB .. id, 'queue_deadline', stamp(at + tonumber(field(id, 'queue_deadline_s'))))
 redis.call('HSET', entry, unpack(ARGV, after_row))
-redis.call('SADD', queues, queue)
+redis.call('SADD', queues, field(id, 'queue'))
 redis.call('SADD', LIVE, id)
 redis.call('SADD', active, id)
 -- Rows expire by themselves; the index forgets its two oldest then, so that it never only grows.
@@ -63,6 +76,6 @@ if idem ~= '' then
   redis.call('SET', idem_key, id .. ' ' .. fp, 'EX', DAY)
 end
 redis.call('SET', fp_key, id, 'EX', 900)
-redis.call(front == '1' and 'LPUSH' or 'RPUSH', queue, id)
+join(id, false)
 emit(id, 'queued')
 return { 'created', id }

@@ -14,7 +14,7 @@ if purge and not deleted then
   redis.call('HSET', JOB .. id, 'deleted', '1')
 end
 if state == 'queued' then
-  redis.call('LREM', field(id, 'queue'), 0, id)
+  leave(id)
   redis.call('HSET', JOB .. id, 'cancel', '1')
   fail(id, 'cancelled', 'The job was cancelled.', '')
   redis.call('EXPIRE', entry, 3600)

@@ -41,6 +41,7 @@ if at > tonumber(field(id, 'queue_deadline')) then
   fail(id, 'expired', 'The job waited longer than allowed for a worker.', '')
   return { 'expired', attempt() }
 end
+leave(id)
 redis.call('HSET', JOB .. id, 'state', 'in_progress', 'stage', 'loading', 'exec', exec,
   'worker', worker, 'claimed_at', stamp(at))
 redis.call('HSETNX', JOB .. id, 'started_at', stamp(at))

@@ -4,7 +4,7 @@
 local id, grace, entry = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local state = field(id, 'state')
 if state == 'queued' and now() > tonumber(field(id, 'queue_deadline')) then
-  redis.call('LREM', field(id, 'queue'), 0, id)
+  leave(id)
   fail(id, 'expired', 'The job waited longer than allowed for a worker.', '')
   redis.call('EXPIRE', entry, 3600)
   return 'expired'

@@ -89,6 +89,51 @@ local function leased(wip, id, exec)
   return score and tonumber(score) > now()
 end
 
+-- Fair share: the tenants of one queue take turns, and next is who was served longest ago. The
+-- queue's own list holds every waiting id by arrival; each tenant's LINE holds its ids in order;
+-- TURNS holds the tenants that have a line by their turn, SERVED when each had its last one.
+-- Never served comes before ever served, and a job given back before all: numbers far below zero.
+local NEVER, BACK = 1e15, 2e15
+local MAX_RINGS = 64
+
+local function line_of(queue, tenant)
+  return LINE .. queue .. ':' .. tenant
+end
+
+-- Takes the id out of its queue, wherever it stands.
+local function leave(id)
+  local queue, tenant = field(id, 'queue'), field(id, 'tenant')
+  redis.call('LREM', queue, 0, id)
+  local line = line_of(queue, tenant)
+  redis.call('LREM', line, 0, id)
+  if redis.call('EXISTS', line) == 0 then
+    redis.call('ZREM', TURNS .. queue, tenant)
+  end
+end
+
+-- Puts the id at the end of its tenant's line, or `front` of everybody.
+local function join(id, front)
+  leave(id)
+  local queue, tenant = field(id, 'queue'), field(id, 'tenant')
+  local turns, push = TURNS .. queue, front and 'LPUSH' or 'RPUSH'
+  redis.call(push, queue, id)
+  redis.call(push, line_of(queue, tenant), id)
+  if front then
+    redis.call('ZADD', turns, -BACK - redis.call('INCR', CLOCK .. queue), tenant)
+  elseif not redis.call('ZSCORE', turns, tenant) then
+    local turn = redis.call('ZSCORE', SERVED .. queue, tenant)
+    redis.call('ZADD', turns, turn or redis.call('INCR', CLOCK .. queue) - NEVER, tenant)
+  end
+  -- One ring wakes one idle worker; a lost one costs a second, since workers also look by themselves.
+  redis.call('RPUSH', BELL .. queue, 1)
+  redis.call('LTRIM', BELL .. queue, -MAX_RINGS, -1)
+end
+
+-- A tenant's own limit, or what holds for everybody.
+local function limit_of(tenant, name, default)
+  return tonumber(redis.call('HGET', TENANT .. tenant .. TENANT_LIMITS, name) or default)
+end
+
 -- Writes the running attempt into the history.
 local function log_attempt(id, reason)
   local row = redis.call('HMGET', JOB .. id, 'attempts_log', 'attempt', 'exec', 'worker')

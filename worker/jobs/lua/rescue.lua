@@ -1,8 +1,8 @@
 -- Puts a queued job that is in no list and under no lease at the front of its queue, and clears
 -- the intermediate list of a job that needs no queue any more.
--- ARGV: id, queue list, intermediate list, registry of leases
+-- ARGV: id, intermediate list, registry of leases
 -- Returns pushed | none.
-local id, queue, intermediate, wip = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local id, intermediate, wip = ARGV[1], ARGV[2], ARGV[3]
 local state = field(id, 'state')
 if state == 'in_progress' then
   return 'none'
@@ -11,7 +11,7 @@ if state ~= 'queued' then
   redis.call('LREM', intermediate, 0, id)
   return 'none'
 end
-if redis.call('LPOS', queue, id) then
+if redis.call('LPOS', field(id, 'queue'), id) then
   return 'none'
 end
 local prefix = id .. ':'
@@ -21,5 +21,5 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', wip, '(' .. stamp(now()), '+
   end
 end
 redis.call('LREM', intermediate, 0, id)
-redis.call('LPUSH', queue, id)
+join(id, true)
 return 'pushed'
