@@ -20,6 +20,8 @@ from worker.jobs.artifacts import open_store
 from worker.jobs.callers import CallerBook
 from worker.jobs.catalog import ModelCard, read_catalog
 from worker.jobs.connection import web_client
+from worker.jobs.outbound import Outbound
+from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import StoreError
 from worker.jobs.store import JobStore
 
@@ -55,6 +57,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
             f"default_model {settings.default_model!r} is none of {', '.join(sorted(cards))}"
         )
     store = JobStore(web_client(settings.redis_url.get_secret_value()), settings)
+    outbox = Outbox(store.redis, settings)
     return Services(
         settings=settings,
         cards=cards,
@@ -66,7 +69,9 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         ),
         store=store,
         artifacts=open_store(settings),
-        metrics=Metrics(store, cards),
+        outbound=Outbound(settings),
+        outbox=outbox,
+        metrics=Metrics(store, cards, outbox),
     )
 
 

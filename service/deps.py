@@ -15,6 +15,8 @@ from service.settings import ServiceSettings
 from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.callers import Caller
 from worker.jobs.catalog import ModelCard
+from worker.jobs.outbound import Outbound
+from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import RateLimited
 from worker.jobs.store import JobStore
 
@@ -30,6 +32,8 @@ class Services:
     gate: Gate
     store: JobStore
     artifacts: ArtifactStore
+    outbound: Outbound
+    outbox: Outbox
     metrics: Metrics
 
 

@@ -58,6 +58,12 @@ NUM_FRAMES = Field("num_frames", Integer(1, 1_000_000), "Exact frame count; must
 SAMPLER = Field("sampler", Choice(SAMPLERS), "Sampler; one of the model's.")
 METADATA = Field("metadata", Pairs(16, 64, 512), "Up to 16 pairs of strings, given back as sent.")
 USER = Field("user", Text(256), "Your end user, given back as sent.")
+CALLBACK_URL = Field(
+    "callback_url",
+    Text(8192),
+    "Where a signed webhook is posted when the job has ended; https, on the public internet.",
+    ("webhook",),
+)
 EXPIRES_AFTER = Field(
     "execution_expires_after",
     Number(1, 604_800),
@@ -188,6 +194,7 @@ FIELDS: tuple[Field[Any], ...] = (
     SAMPLER,
     METADATA,
     USER,
+    CALLBACK_URL,
     EXPIRES_AFTER,
     SERVICE_TIER,
     COUNT,
@@ -217,7 +224,6 @@ MODEL_PARAMS = (SAMPLER,)  # what `extra_params` may hold
 
 HINTS = {
     "tau": "tau is a step count in its paper; use last_frame_strength, the share of steps",
-    "callback_url": "webhooks are not served",
 }
 
 BY_NAME = {name: field for field in FIELDS for name in field.names}

@@ -33,6 +33,7 @@ class Order:
     media: Media  # the inputs as they were given; see `inputs.admit`
     fingerprint: str  # of the fields as asked, so that equal bodies agree on a random seed
     queue_deadline_s: float | None
+    callback_url: str | None = None  # as wished: whether it may be called is not looked at here
     tier: Tier = Tier.DEFAULT  # as wished: whether the caller may is not looked at here
 
 
@@ -52,6 +53,7 @@ def read_order(tree: Tree, cards: Mapping[str, ModelCard], default_model: str, p
         media=media,
         fingerprint=fingerprint(path, wishes, card, task_type),
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
+        callback_url=wishes.get(fields.CALLBACK_URL),
         tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),
     )
 

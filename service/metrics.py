@@ -7,11 +7,12 @@ from collections import Counter as Tally
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from worker.jobs.contract import Job
+from worker.jobs.outbox import Outbox
 from worker.jobs.store import JobStore
 
 QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -20,7 +21,7 @@ QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 class Metrics:
     """One registry per application, so that two in one process do not mix."""
 
-    def __init__(self, store: JobStore, models: Iterable[str]) -> None:
+    def __init__(self, store: JobStore, models: Iterable[str], outbox: Outbox) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "praxino_http_requests",
@@ -41,7 +42,7 @@ class Metrics:
             ("task_type", "model"),
             registry=self.registry,
         )
-        self.registry.register(StoreCollector(store, tuple(models)))
+        self.registry.register(StoreCollector(store, tuple(models), outbox))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Note one answered request; `route` is the template, never the path itself."""
@@ -60,8 +61,9 @@ class Metrics:
 class StoreCollector(Collector):
     """Gauges read from the queue server when somebody scrapes."""
 
-    def __init__(self, store: JobStore, models: tuple[str, ...]) -> None:
+    def __init__(self, store: JobStore, models: tuple[str, ...], outbox: Outbox) -> None:
         self.store = store
+        self.outbox = outbox
         self.models = models
 
     def describe(self) -> list[Metric]:
@@ -90,4 +92,13 @@ class StoreCollector(Collector):
         workers = GaugeMetricFamily("praxino_workers", "Live workers.", labels=("state",))
         for state, count in Tally(worker.state for worker in known).items():
             workers.add_metric((state,), count)
-        return [depth, running, workers]
+        return [depth, running, workers, self.read_deliveries()]
+
+    def read_deliveries(self) -> Metric:
+        """raises RedisError"""
+        deliveries = CounterMetricFamily(
+            "praxino_webhook_deliveries", "Tries to deliver a webhook.", labels=("outcome",)
+        )
+        for outcome, count in self.outbox.deliveries().items():
+            deliveries.add_metric((outcome,), count)
+        return deliveries

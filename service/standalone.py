@@ -1,4 +1,4 @@
-"""The whole service on one machine: embedded queue server, API, workers and janitor as children.
+"""The whole service on one machine: queue server, API, workers, janitor, webhooks as children.
 
 It only starts, watches and stops; no job passes through it.
 """
@@ -207,9 +207,11 @@ def _commands(plan: Plan, listener: socket.socket, redis_url: str) -> list[Comma
     api = (sys.executable, "-m", "service.cli", "api", "--fd", str(descriptor))
     worker = (sys.executable, "-m", "worker")
     janitor = (sys.executable, "-m", "worker.janitor")
+    webhooks = (sys.executable, "-m", "worker.webhooks")
     return [
         Command("api", api, environment, pass_fds=(descriptor,)),
         Command("janitor", janitor, environment),
+        Command("webhooks", webhooks, environment),
         *(Command(f"worker-{index}", worker, environment) for index in range(plan.workers)),
     ]
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse
 
 from service.auth import check_tier
+from service.callbacks import check_callback
 from service.deps import Body, KnownCaller, Services, Tenant, Wired
 from service.errors import InvalidValue, VideoNotCancellable, VideoNotFound, show
 from service.forms import parse_body
@@ -57,6 +58,7 @@ def create_video(
     order = read_order(tree, services.cards, services.settings.default_model, PREFIX)
     check_tier(order.tier, caller)
     check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
+    callback_url = check_callback(order.callback_url, caller.tenant, services)
     admission = services.store.submit(
         Submission(
             tenant=caller.tenant,
@@ -65,6 +67,7 @@ def create_video(
             idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
             retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
             queue_deadline_s=order.queue_deadline_s,
+            callback_url=callback_url,
             tier=order.tier,
         )
     )

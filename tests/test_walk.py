@@ -119,7 +119,7 @@ def test_prompt_becomes_a_film_and_the_service_ends_without_a_trace(tmp_path: Pa
         assert {"denoising", "done"} <= {now["stage"] for now in seen}
 
         processes, queue = service.descendants(), service.queue_socket()
-        assert len(processes) == 5  # queue server, API, janitor, worker and its child
+        assert len(processes) == 6  # queue server, API, janitor, webhooks, worker and its child
         assert queue.exists()
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(40) == 0
