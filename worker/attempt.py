@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from worker.channel import ChannelClosed, ChannelGarbled
-from worker.clock import Clock, Pace
+from worker.clock import Clock
+from worker.forecast import Pace
 from worker.jobs.contract import JobError, JobResult, Progress, Stage
 from worker.launcher import Child
 from worker.messages import Cancel, Failed, FromChild, Run
@@ -108,8 +109,10 @@ class Attempt:
 
     def drive(self) -> Outcome:
         """Run to an outcome. Afterwards the child is idle and reusable, or dead."""
+        self._pace.begin(self._run.request)
         outcome = self._drive()
-        self._pace.note_end(outcome.verdict is Verdict.DONE)
+        result = outcome.result
+        self._pace.note_end(None if result is None else result.peak_memory_mb)
         return outcome
 
     def _drive(self) -> Outcome:
@@ -212,4 +215,4 @@ class Attempt:
             self._stop(Verdict.FENCED)
 
     def _eta_s(self) -> float | None:
-        return self._pace.eta_s(self._stage, self._index, self._total)
+        return self._pace.eta_s()

@@ -46,6 +46,7 @@ class ChildConfig(BaseModel):
     encoder: str
     max_memory_mb: int = 0  # 0: no limit
     max_file_mb: int = 0
+    rehearse: bool = True
 
 
 class LoadFailed(Exception):
@@ -231,6 +232,7 @@ class Launcher:
             encoder=settings.encoder,
             max_memory_mb=settings.max_child_memory_mb,
             max_file_mb=settings.max_file_mb,
+            rehearse=settings.rehearse,
         )
 
 

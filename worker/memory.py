@@ -1,4 +1,4 @@
-"""Peak memory of this process, on the accelerator where one is in use, else in RAM.
+"""Peak memory of this process and how much it may have: on the accelerator if used, else RAM.
 
 Imports no torch: asks it only if the model has loaded it already.
 """
@@ -24,11 +24,45 @@ def peak_memory_mb() -> float:
     """MiB at the highest point since the last reset."""
     if cuda := _cuda_in_use():
         return round(float(cuda.max_memory_allocated()) / MEBIBYTE, 1)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
+    peak = _field_mb("/proc/self/status", "VmHWM:")
+    if peak is not None:
+        return round(peak, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def capacity_mb(limit_mb: int = 0) -> float | None:
+    """MiB that a job's peak may reach here: what is free, and what this process has already.
+
+    limit_mb  of address space, as configured; 0: none
+    returns   None if the system does not tell
+    """
+    if cuda := _cuda_in_use():
+        free, _ = cuda.mem_get_info()
+        return round((float(free) + float(cuda.memory_reserved())) / MEBIBYTE, 1)
+    available = _field_mb("/proc/meminfo", "MemAvailable:")
+    resident = _field_mb("/proc/self/status", "VmRSS:")
+    if available is None or resident is None:
+        return None
+    limits = [available, *([left] if (left := _container_mb()) is not None else [])]
+    free_mb = min(limits) + resident
+    return round(min(free_mb, limit_mb or free_mb), 1)
+
+
+def _field_mb(path: str, name: str) -> float | None:
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _container_mb() -> float | None:
+    """MiB left of the container's own limit, if it has one (cgroup v2)."""
+    folder = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "memory.max").read_text())  # "max" is no number: no limit
+        return max(0.0, limit - int((folder / "memory.current").read_text())) / MEBIBYTE
+    return None
 
 
 def _cuda_in_use() -> Any:

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from worker.jobs.catalog import CostCurve
 from worker.jobs.contract import ErrorCode, JobResult, Stage, VideoRequest
+from worker.jobs.costs import Sample
 
 MAX_MESSAGE_BYTES = 1 << 20
 
@@ -51,6 +53,9 @@ class Ready(Message):
     model: str
     weights_sha256: str
     load_s: float
+    cost: CostCurve = CostCurve()  # the card's
+    memory_mb: float | None = None  # a job's peak may reach this
+    rehearsal: Sample | None = None  # a clip of the default size, before any job
 
 
 class StageStarted(Message):

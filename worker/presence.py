@@ -3,10 +3,13 @@
 import contextlib
 import os
 
-from worker.clock import Clock, Pace
+from worker.clock import Clock
+from worker.forecast import Pace
+from worker.jobs.costs import Samples
 from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 from worker.launcher import Launcher
+from worker.messages import Ready
 from worker.patience import OUTAGES
 
 ANNOUNCE_EVERY_S = 5.0
@@ -34,6 +37,19 @@ class Presence:
         """Say what the worker does now: starting, idle, busy or draining."""
         self._put(state, job_id, self._ttl_s)
 
+    def meet(self, ready: Ready) -> None:
+        """A model was loaded: reckon with how fast it is here, and with what is known of it."""
+        stored: Samples = ()
+        with contextlib.suppress(*OUTAGES):
+            stored = self._store.learned(self._model)
+        self._pace.rehearsed(ready.cost, ready.rehearsal, stored)
+
+    def share(self) -> None:
+        """Let workers yet to come know what the last film took."""
+        if self._pace.fresh is not None:
+            with contextlib.suppress(*OUTAGES):
+                self._store.learn(self._model, self._pace.fresh)
+
     def retire(self) -> None:
         """Be forgotten at once."""
         self._put("draining", None, 0.001)
@@ -50,6 +66,8 @@ class Presence:
             weights_sha256=ready.weights_sha256 if ready else "",
             seconds_per_step=self._pace.seconds_per_step,
             load_s=ready.load_s if ready else None,
+            memory_mb=ready.memory_mb if ready else None,
+            samples=self._pace.samples,
         )
         with contextlib.suppress(*OUTAGES):
             self._store.put_worker(info, ttl_s)

@@ -30,7 +30,8 @@ class WorkerSettings(JobSettings):
     model_loader: str = "models.registry:load_model"
     encoder: str = "auto"  # "auto" tries NVENC first; or "libx264", "h264_nvenc"
 
-    load_timeout_s: Seconds = 600.0  # loading the weights
+    rehearse: bool = True  # time a short clip before the first job, so that estimates hold
+    load_timeout_s: Seconds = 600.0  # loading the weights and rehearsing
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
     drain_s: Annotated[float, Field(ge=0)] = 25.0  # a running job may use this after SIGTERM
     redis_patience_s: Seconds = 600.0  # how long a finished result waits for the queue server

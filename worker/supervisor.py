@@ -22,10 +22,10 @@ from rq.job import JobStatus
 from rq.worker import BaseWorker, WorkerStatus
 
 from worker.attempt import Attempt, Outcome
-from worker.clock import Pace
 from worker.desk import QueueDesk
 from worker.drain import Drain
 from worker.ending import Ending, end_attempt
+from worker.forecast import Pace
 from worker.jobs import transport
 from worker.jobs.artifacts import artifact_prefix, open_store
 from worker.jobs.connection import web_client, worker_client
@@ -97,7 +97,7 @@ class Supervisor(BaseWorker):
         """
         self._drain.listen()
         try:
-            self._launcher.ensure(self._stay_known)
+            self._child()
             self._persist(self._register, "register")
             self._persist(self.subscribe, "subscribe")
             self._presence.announce("idle")
@@ -113,7 +113,7 @@ class Supervisor(BaseWorker):
 
     def _serve_one(self) -> None:
         loads = self._launcher.loads
-        child = self._launcher.ensure(self._stay_known)
+        child = self._child()
         try:
             if self._presence.due() or self._launcher.loads > loads:
                 self._presence.announce("idle")
@@ -127,6 +127,13 @@ class Supervisor(BaseWorker):
             return
         if taken is not None:
             self._take(taken[0], child)
+
+    def _child(self) -> Child:
+        loads = self._launcher.loads
+        child = self._launcher.ensure(self._stay_known)
+        if self._launcher.loads > loads and child.ready is not None:
+            self._presence.meet(child.ready)
+        return child
 
     def _register(self) -> None:
         with contextlib.suppress(ValueError):  # the name is ours alone: a repeat after a lost reply
@@ -207,6 +214,8 @@ class Supervisor(BaseWorker):
             self._artifacts.delete_prefix(artifact_prefix(job, execution.id))
         if self._launcher.has_child():
             self._launcher.went_well()
+        if ending is Ending.COMPLETED:
+            self._presence.share()
         status = STATUS.get(ending)
         self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
         if ending is Ending.REQUEUED:
