@@ -24,7 +24,15 @@ class Bucket:
             self.port = taken.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(base_url=self.url, trust_env=False, timeout=30, verify=False)
+        # Without any credentials the server takes a caller for the public and refuses.
+        owner = "AWS4-HMAC-SHA256 Credential=OWNER/20260101/us-east-1/s3/aws4_request"
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": owner},
+            trust_env=False,
+            timeout=30,
+            verify=False,
+        )
 
     def start(self) -> None:
         """Start an empty server and make the bucket."""

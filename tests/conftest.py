@@ -16,7 +16,6 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.outside import Authority, Receiver, found_authority
 from tests.buckets import Bucket, Wire, wired
 from tests.outside import Authority, Receiver, found_authority
 from worker.jobs.artifacts import ArtifactStore, open_store
@@ -227,9 +226,11 @@ def plain_receiver(receivers: tuple[Receiver, Receiver]) -> Receiver:
 def bucket_server() -> Iterator[Bucket]:
     """The session's S3 server. Use `bucket`, which also empties it."""
     server = Bucket()
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -275,35 +276,3 @@ def session_s3(s3_fields: dict[str, str]) -> ArtifactStore:
 def s3(session_s3: ArtifactStore, wire: Wire) -> ArtifactStore:
     """A store on the empty bucket, over the wire."""
     return session_s3
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority that nobody knows yet, and a certificate of `receiver.example`."""
-    return found_authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="session")
-def receivers(
-    tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> Iterator[tuple[Receiver, Receiver]]:
-    """The session's receivers. Use `receiver` and `plain_receiver`, which also empty them."""
-    folders = tmp_path_factory.mktemp("receiver"), tmp_path_factory.mktemp("plain")
-    servers = Receiver(folders[0], authority.certificate), Receiver(folders[1], None)
-    yield servers
-    for server in servers:
-        server.stop()
-
-
-@pytest.fixture
-def receiver(receivers: tuple[Receiver, Receiver]) -> Receiver:
-    """An HTTPS server of somebody else's, in a process of its own, that received nothing yet."""
-    receivers[0].reset()
-    return receivers[0]
-
-
-@pytest.fixture
-def plain_receiver(receivers: tuple[Receiver, Receiver]) -> Receiver:
-    """The same without TLS."""
-    receivers[1].reset()
-    return receivers[1]

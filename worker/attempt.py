@@ -31,13 +31,14 @@ class Verdict(StrEnum):
     UNBEGUN = "unbegun"  # the child had died before it took the run
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
+    UNSTORED = "unstored"  # the film is finished and kept on this machine; the store is away
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
     DRAINED = "drained"  # the worker leaves: give the job back
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An ended attempt; `result` with DONE, `error` with FAILED."""
+    """An ended attempt; `result` with DONE, `error` with FAILED and most UNSTORED."""
 
     verdict: Verdict
     result: JobResult | None = None
@@ -168,7 +169,7 @@ class Attempt:
         if self._stopped is not None:
             return Outcome(self._stopped)
         return Outcome(
-            Verdict.FAILED,
+            Verdict.UNSTORED if message.finished else Verdict.FAILED,
             error=JobError(code=message.code, message=message.message),
             retryable=message.retryable,
         )
@@ -186,7 +187,9 @@ class Attempt:
         if self._cancel_asked or (self._cancel_check.due() and self._desk.cancel_requested()):
             self._stop(Verdict.CANCELLED)
         elif time.monotonic() > self._deadline:
-            self._stop(Verdict.TIMED_OUT)
+            # What is left to do of a finished film is not the job's to answer for.
+            late = Verdict.UNSTORED if self._stage is Stage.UPLOADING else Verdict.TIMED_OUT
+            self._stop(late)
         elif self._drain_check.due() and self._desk.must_leave(self._eta_s()):
             self._stop(Verdict.DRAINED)
 

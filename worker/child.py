@@ -21,19 +21,17 @@ from pathlib import Path
 from typing import cast
 
 import structlog
-from pydantic import SecretStr
 
 from models.protocol import VideoModel
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
-from worker.film import make_film, read_failure
+from worker.film import Equipment, make_film, read_failure
 from worker.jobs.artifacts import ArtifactStore, open_store
 from worker.jobs.contract import Stage
-from worker.jobs.settings import JobSettings
+from worker.jobs.settings import StorageSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
-from worker.memory import capacity_mb
 from worker.messages import TO_CHILD, Failed, Ready, Run, StageStarted, ToChild
-from worker.rehearsal import rehearse
+from worker.shelf import Shelf
 
 log = structlog.get_logger()
 
@@ -95,50 +93,28 @@ def main(fd: int, config: ChildConfig) -> int:
     orders.listen()
     started = time.monotonic()
     try:
-        model = load_model(config)
-        store = open_results(config.data_dir)
+        tools = equip(config)
     except Exception as error:
         log.error("child.load_failed", model=config.model, exc_info=error)
         channel.send(load_failure(config, error))
         return EXIT_UNUSABLE
-    load_s = round(time.monotonic() - started, 3)
-    channel.send(introduce(config, model, load_s))
-    return serve(config, channel, orders, model, store)
-
-
-def introduce(config: ChildConfig, model: VideoModel, load_s: float) -> Ready:
-    """What the supervisor gets to know of the loaded model."""
-    memory_mb = capacity_mb(config.max_memory_mb)
-    return Ready(
-        pid=os.getpid(),
-        model=model.card.id,
-        weights_sha256=model.weights_sha256,
-        load_s=load_s,
-        cost=model.card.cost,
-        memory_mb=memory_mb,
-        rehearsal=rehearse(model, config.scratch_dir, config.encoder) if config.rehearse else None,
+    channel.send(
+        Ready(
+            pid=os.getpid(),
+            model=tools.model.card.id,
+            weights_sha256=tools.model.weights_sha256,
+            load_s=round(time.monotonic() - started, 3),
+        )
     )
+    return serve(channel, orders, tools)
 
 
-def serve(
-    config: ChildConfig,
-    channel: Channel[ToChild],
-    orders: Orders,
-    model: VideoModel,
-    store: ArtifactStore,
-) -> int:
+def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
     """Make films one after the other; the answer of each is its last message."""
     while (run := orders.next_run()) is not None:
         channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
-        answer = make_film(
-            run,
-            model,
-            store,
-            config.scratch_dir,
-            config.encoder,
-            channel.send,
-            functools.partial(orders.cancelled, run.exec),
-        )
+        cancelled = functools.partial(orders.cancelled, run.exec)
+        answer = make_film(run, tools, channel.send, cancelled)
         orders.forget()
         channel.send(answer)
         if isinstance(answer, Failed):
@@ -146,6 +122,18 @@ def serve(
             if answer.fatal:
                 return EXIT_UNUSABLE
     return 0
+
+
+def equip(config: ChildConfig) -> Equipment:
+    """Load the model and open the store; raises what `load_model` does."""
+    return Equipment(
+        model=load_model(config),
+        store=open_results(config.data_dir),
+        shelf=Shelf(config.shelf_dir),
+        scratch_dir=config.scratch_dir,
+        encoder=config.encoder,
+        storage_patience_s=config.storage_patience_s,
+    )
 
 
 def load_model(config: ChildConfig) -> VideoModel:
@@ -162,8 +150,8 @@ def load_model(config: ChildConfig) -> VideoModel:
 
 
 def open_results(data_dir: Path) -> ArtifactStore:
-    """Where the films go. The settings want a queue server; the child never talks to one."""
-    return open_store(JobSettings(redis_url=SecretStr("unix:///none"), data_dir=data_dir))
+    """Where the films go, as the supervisor put it into the environment."""
+    return open_store(StorageSettings(data_dir=data_dir))
 
 
 def load_failure(config: ChildConfig, error: Exception) -> Failed:

@@ -1,10 +1,14 @@
 """What becomes of a job after an attempt: publish, give back, or keep quiet."""
 
+import time
 from enum import StrEnum
 
 from worker.attempt import Outcome, Verdict
 from worker.jobs.contract import ErrorCode, Job, JobError
 from worker.jobs.store import JobStore
+
+# So long a finished film is given back for nothing; then storing it uses up retries, and ends.
+UNSTORED_FREE_S = 24 * 3600.0
 
 CANCELLED = JobError(code=ErrorCode.CANCELLED, message="The job was cancelled.")
 
@@ -27,8 +31,7 @@ def end_attempt(
     if outcome.result is not None:
         ending, owned = Ending.COMPLETED, store.complete(job.id, token, outcome.result)
     elif goes_back(job, outcome):
-        counts = outcome.verdict not in (Verdict.DRAINED, Verdict.UNBEGUN)
-        ending = Ending.REQUEUED
+        ending, counts = Ending.REQUEUED, costs_retry(job, outcome)
         owned = store.requeue(job.id, token, back_reason(outcome), counts=counts)
     else:
         ending = Ending.FAILED
@@ -36,19 +39,31 @@ def end_attempt(
     return ending if owned else Ending.FENCED
 
 
+BACK = frozenset({Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED, Verdict.UNSTORED})
+
+
 def goes_back(job: Job, outcome: Outcome) -> bool:
     """Whether the job is given back. Only infrastructure faults are: a wrong request or a job
     that is too large would fail again. The store ends a crashed job that has no retry left; a
     fault with a better explanation than "lost" keeps it."""
-    if outcome.verdict in (Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED):
+    if outcome.verdict in BACK:
         return True
     return outcome.verdict is Verdict.FAILED and outcome.retryable and job.retries_left > 0
+
+
+def costs_retry(job: Job, outcome: Outcome) -> bool:
+    """Whether giving back uses up a retry: not for what was no fault of the job's."""
+    if outcome.verdict is Verdict.UNSTORED:
+        return job.started_at is not None and time.time() - job.started_at > UNSTORED_FREE_S
+    return outcome.verdict not in (Verdict.DRAINED, Verdict.UNBEGUN)
 
 
 def back_reason(outcome: Outcome) -> str:
     """Why, for the job's history: safe to show to its owner."""
     if outcome.verdict is Verdict.DRAINED:
         return "the worker was stopped"
+    if outcome.verdict is Verdict.UNSTORED and outcome.error is None:
+        return "the finished clip could not be stored in time"
     return outcome.error.message if outcome.error else outcome.reason
 
 

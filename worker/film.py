@@ -1,15 +1,15 @@
 """One attempt of one job, end to end and in order, inside the inference child.
 
-Generate, encode, thumbnail, sidecar, store. Also the one ladder from an exception to an error
+Generate, encode, put on the shelf, store. Also the one ladder from an exception to an error
 code and a sentence that is safe to show. Nothing here knows the queue.
 """
 
 import errno
-import importlib.metadata
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,16 @@ import structlog
 from models.protocol import Cancelled, Frames, Step, VideoModel
 from worker import media
 from worker.inputs import InputLost, read_task
-from worker.jobs.artifacts import SIDECAR, THUMBNAIL, VIDEO, ArtifactStore
-from worker.jobs.contract import ErrorCode, JobResult, Stage
+from worker.jobs.artifacts import (
+    FILES,
+    LAST_FRAME,
+    SIDECAR,
+    SPRITESHEET,
+    THUMBNAIL,
+    VIDEO,
+    ArtifactStore,
+)
+from worker.jobs.contract import Artifact, ErrorCode, JobResult, Stage
 from worker.memory import peak_memory_mb, reset_peak_memory
 from worker.messages import (
     CancelledMessage,
@@ -30,12 +38,13 @@ from worker.messages import (
     StageStarted,
     StepDone,
 )
+from worker.provenance import read_provenance
+from worker.shelf import Film, Shelf, Unstored, persist
 
 log = structlog.get_logger()
 
 Tell = Callable[[FromChild], None]
 
-PACKAGES = ("praxino", "torch", "numpy", "av")  # whose versions decide what a film looks like
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -77,15 +86,19 @@ class Stopwatch:
             raise Cancelled
 
 
-def make_film(
-    run: Run,
-    model: VideoModel,
-    store: ArtifactStore,
-    scratch_dir: Path,
-    encoder: str,
-    tell: Tell,
-    cancelled: Callable[[], bool],
-) -> FromChild:
+@dataclass(frozen=True)
+class Equipment:
+    """What a child makes films with, the same for every run."""
+
+    model: VideoModel
+    store: ArtifactStore
+    shelf: Shelf
+    scratch_dir: Path
+    encoder: str
+    storage_patience_s: float  # how long a finished film waits for the store
+
+
+def make_film(run: Run, tools: Equipment, tell: Tell, cancelled: Callable[[], bool]) -> FromChild:
     """Make and store one film; never raises an `Exception`.
 
     tell       called with each stage and step
@@ -94,7 +107,7 @@ def make_film(
     """
     watch = Stopwatch(run.exec, tell, cancelled)
     try:
-        result = _make(run, model, store, scratch_dir, encoder, watch)
+        result = _make(run, tools, watch)
         return Done(exec=run.exec, result=result)
     except Cancelled:
         return CancelledMessage(exec=run.exec)
@@ -119,6 +132,11 @@ def read_failure(error: Exception, token: str | None) -> Failed:
         code: ErrorCode, message: str, *, again: bool = False, fatal: bool = False
     ) -> Failed:
         return Failed(exec=token, code=code, message=message, retryable=again, fatal=fatal)
+
+    if isinstance(error, Unstored):
+        message = "The clip is finished, but the storage did not take it."
+        waiting = failed(ErrorCode.INTERNAL_ERROR, message, again=True)
+        return waiting.model_copy(update={"finished": True})
 
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return failed(
@@ -154,49 +172,61 @@ def read_places(error: Exception) -> list[str]:
     return [f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls]
 
 
-def _make(
-    run: Run,
-    model: VideoModel,
-    store: ArtifactStore,
-    scratch_dir: Path,
-    encoder: str,
-    watch: Stopwatch,
-) -> JobResult:
+def _make(run: Run, tools: Equipment, watch: Stopwatch) -> JobResult:
+    film = tools.shelf.find(run.job_id)  # an attempt before may have lacked only the store
+    if film is None:
+        film = _finish(run, tools, watch)
+    return _store(film, run, tools, watch)
+
+
+def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
+    """Generate and encode; what comes out is on the shelf."""
     reset_peak_memory()
-    frames = model.generate(read_task(run.request, store), watch.step)
+    frames = tools.model.generate(read_task(run.request, tools.store), watch.step)
     watch.enter(Stage.POST_PROCESSING)
-    scratch_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch_dir) as folder:
-        video, thumbnail = Path(folder) / VIDEO, Path(folder) / THUMBNAIL
-        provenance = read_provenance(run, model)
-        encoding = _write(frames, video, run, provenance, watch, encoder)
-        media.write_thumbnail(frames, thumbnail)
-        watch.enter(Stage.UPLOADING)
-        kept = {
-            name: store.put_file(run.artifact_prefix + path.name, path)
-            for name, path in (("video", video), ("thumbnail", thumbnail))
-        }
+    tools.scratch_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tools.scratch_dir) as scratch:
+        folder = Path(scratch) / "film"
+        folder.mkdir()
+        provenance = read_provenance(run, tools.model.weights_sha256)
+        encoding = _encode(frames, folder / VIDEO, run, provenance, watch, tools.encoder)
+        media.write_thumbnail(frames, folder / THUMBNAIL)
+        media.write_spritesheet(frames, folder / SPRITESHEET)
+        if run.request.return_last_frame:
+            media.write_last_frame(frames, folder / LAST_FRAME)
         watch.leave()
-        sidecar = Path(folder) / SIDECAR
-        media.write_json(
-            provenance
-            | {
-                "encoder": encoding.encoder,
-                "video_sha256": kept["video"].sha256,
-                "stage_seconds": watch.seconds,
-            },
-            sidecar,
-        )
-        return JobResult(
-            **kept,
-            sidecar=store.put_file(run.artifact_prefix + SIDECAR, sidecar),
-            model_sha256=model.weights_sha256,
-            stage_seconds=watch.seconds,
-            peak_memory_mb=peak_memory_mb(),
-        )
+        facts = {
+            "notes": provenance | {"encoder": encoding.encoder},
+            "model_sha256": tools.model.weights_sha256,
+            "stage_seconds": watch.seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        return tools.shelf.keep(folder, run.job_id, run.exec, facts)
 
 
-def _write(
+def _store(film: Film, run: Run, tools: Equipment, watch: Stopwatch) -> JobResult:
+    """Store a finished film, however long the store is away."""
+
+    def put(name: str) -> Artifact:
+        key, path = run.artifact_prefix + name, film.folder / name
+        return persist(tools.store, key, path, tools.storage_patience_s, watch.check)
+
+    watch.enter(Stage.UPLOADING)
+    kept = {role: put(name) for role, name in FILES.items() if name in film.facts.digests}
+    watch.leave()
+    seconds = dict(film.facts.stage_seconds) | watch.seconds
+    added = {"video_sha256": kept["video"].sha256, "stage_seconds": seconds}
+    media.write_json({**film.facts.notes, **added}, film.folder / SIDECAR)
+    return JobResult(
+        **kept,
+        sidecar=put(SIDECAR),
+        model_sha256=film.facts.model_sha256,
+        stage_seconds=seconds,
+        peak_memory_mb=film.facts.peak_memory_mb,
+    )
+
+
+def _encode(
     frames: Frames,
     path: Path,
     run: Run,
@@ -212,37 +242,3 @@ def _write(
     return media.write_mp4(
         frames, path, request.fps, provenance | timings, encoder, lambda _: watch.check()
     )
-
-
-def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
-    """What made this film: request, seed, model hash, versions. Goes into the MP4 and sidecar."""
-    request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
-    request = without_keys(request)
-    return {
-        "generator": "praxino",
-        "digital_source_type": "trainedAlgorithmicMedia",
-        "job_id": run.job_id,
-        "attempt": run.attempt,
-        "request": request,
-        "model_sha256": model.weights_sha256,
-        "versions": read_versions(),
-    }
-
-
-def without_keys(value: Any) -> Any:
-    """The same without the storage keys of inputs: they hold the tenant's name, and say nothing
-    that the digest beside them does not."""
-    if isinstance(value, dict):
-        return {name: without_keys(item) for name, item in value.items() if name != "key"}
-    return [without_keys(item) for item in value] if isinstance(value, list) else value
-
-
-def read_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide what a film looks like."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -31,7 +31,8 @@ REAP_TIMEOUT_S = 10.0
 
 
 class ChildConfig(BaseModel):
-    """Everything a child needs to know, as one argument of its command line; no secrets."""
+    """Everything a child needs to know, as one argument of its command line; no secrets. Where
+    films are stored is in its environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +44,9 @@ class ChildConfig(BaseModel):
     dtype: str
     data_dir: Path
     scratch_dir: Path
+    shelf_dir: Path
     encoder: str
+    storage_patience_s: float
     max_memory_mb: int = 0  # 0: no limit
     max_file_mb: int = 0
     rehearse: bool = True
@@ -99,9 +102,10 @@ class Child:
         return f"signal {-code}" if code < 0 else f"status {code}"
 
 
-def launch(config: ChildConfig, threads: int = 0) -> Child:
+def launch(config: ChildConfig, storage: Mapping[str, str], threads: int = 0) -> Child:
     """Start a child, which then loads its model; see `await_ready`.
 
+    storage  environment that names the artifact store
     threads  for torch and BLAS, 0 leaves the choice to them
     raises   RuntimeError off the main thread: the kernel ends the child when the *thread* that
              started it ends
@@ -120,7 +124,7 @@ def launch(config: ChildConfig, threads: int = 0) -> Child:
             ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            env=child_environment(dict(os.environ), threads),
+            env=child_environment(dict(os.environ), threads) | dict(storage),
             process_group=0,
         )
     return Child(process, Channel(ours, FROM_CHILD, SEND_TIMEOUT_S))
@@ -183,7 +187,8 @@ class Launcher:
             if self._child is not None and self._child.alive():
                 return self._child
             self._bury(keep_alive)
-            self._child = launch(self._config(), self._settings.torch_threads)
+            storage = self._settings.storage_environment()
+            self._child = launch(self._config(), storage, self._settings.torch_threads)
             try:
                 await_ready(self._child, self._settings.load_timeout_s, keep_alive)
             except (ChannelClosed, ChannelGarbled):
@@ -229,7 +234,9 @@ class Launcher:
             dtype=settings.dtype,
             data_dir=settings.data_dir.resolve(),
             scratch_dir=self._scratch_dir,
+            shelf_dir=settings.shelf_dir.resolve(),
             encoder=settings.encoder,
+            storage_patience_s=settings.storage_patience_s,
             max_memory_mb=settings.max_child_memory_mb,
             max_file_mb=settings.max_file_mb,
             rehearse=settings.rehearse,

@@ -118,6 +118,33 @@ def write_thumbnail(frames: Frames, path: Path, longest: int = 512) -> None:
         image.save(part, format="WEBP", quality=85)
 
 
+def write_last_frame(frames: Frames, path: Path) -> None:
+    """Write the last frame as PNG, exactly as the model made it."""
+    with beside(path) as part:
+        Image.fromarray(frames[-1]).save(part, format="PNG")
+
+
+def write_spritesheet(frames: Frames, path: Path, tiles: int = 16, longest: int = 320) -> None:
+    """Write stills, evenly spaced from the first frame to the last, as one JPEG: a square grid in
+    reading order, without gaps.
+
+    tiles    the most stills; a film with fewer frames shows each once
+    longest  pixels of a still's longer side, at most
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, tiles).round().astype(int))
+    stills = [Image.fromarray(frames[index]) for index in chosen]
+    for still in stills:
+        still.thumbnail((longest, longest))
+    columns = ceil(len(stills) ** 0.5)
+    width, height = stills[0].size
+    sheet = Image.new("RGB", (columns * width, ceil(len(stills) / columns) * height))
+    for index, still in enumerate(stills):
+        row, column = divmod(index, columns)
+        sheet.paste(still, (column * width, row * height))
+    with beside(path) as part:
+        sheet.save(part, format="JPEG", quality=85)
+
+
 def write_contact_sheet(
     frames: Frames, path: Path, columns: int = 8, gap: int = 2, scale: int = 1
 ) -> None:

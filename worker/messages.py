@@ -91,7 +91,8 @@ class CancelledMessage(Message):
 
 
 class Failed(Message):
-    """From the child: the attempt failed; `fatal` means the child itself is unusable."""
+    """From the child: the attempt failed; `fatal` means the child itself is unusable, `finished`
+    that a whole film waits on this machine and only could not be stored."""
 
     type: Literal["error"] = "error"
     exec: str | None  # None: failed before any attempt, while loading
@@ -99,6 +100,7 @@ class Failed(Message):
     message: str
     retryable: bool
     fatal: bool
+    finished: bool = False
 
 
 ToChild = Annotated[Run | Cancel | Exit, Field(discriminator="type")]

@@ -67,7 +67,9 @@ def read_config() -> ChildConfig:
         dtype=settings.dtype,
         data_dir=settings.data_dir,
         scratch_dir=settings.data_dir,
+        shelf_dir=settings.shelf_dir,
         encoder=settings.encoder,
+        storage_patience_s=settings.storage_patience_s,
     )
 
 

@@ -38,6 +38,7 @@ from worker.messages import Run
 from worker.patience import OUTAGES, persist
 from worker.presence import Presence
 from worker.settings import WorkerSettings
+from worker.shelf import Shelf
 
 log = structlog.get_logger()
 
@@ -52,17 +53,17 @@ class Stopped(Exception):
 
 
 class Supervisor(BaseWorker):
-    """One worker: one queue, one child. Must be used on the main thread."""
+    """One worker: one model's queues, one child. Must be used on the main thread."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         url = settings.redis_url.get_secret_value()
         patient = worker_client(url)
         self._impatient = web_client(url)
-        self._queue_name = transport.queue_name(settings.model)
+        names = transport.model_queues(settings.model)
         device = settings.device.replace(":", "")
         super().__init__(
-            [transport.JsonQueue(self._queue_name, connection=patient)],
+            [transport.JsonQueue(name, connection=patient) for name in names],
             name=f"{socket.gethostname()}-{device}-{uuid4().hex[:12]}",
             connection=patient,
             job_class=transport.JsonJob,
@@ -75,6 +76,7 @@ class Supervisor(BaseWorker):
         self.store = JobStore(patient, settings)
         self._quick_store = JobStore(self._impatient, settings)
         self._artifacts = open_store(settings)
+        self._shelf = Shelf(settings.shelf_dir.resolve())
         self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
         self._pace = Pace()
         self._presence = Presence(
@@ -100,6 +102,7 @@ class Supervisor(BaseWorker):
             self._child()
             self._persist(self._register, "register")
             self._persist(self.subscribe, "subscribe")
+            self._persist(self._clear_shelf, "clear shelf")
             self._presence.announce("idle")
             log.info("worker.ready", worker=self.name, model=self.settings.model)
             while not self._drain.begun:
@@ -154,10 +157,10 @@ class Supervisor(BaseWorker):
 
     def _take(self, entry: Entry, child: Child) -> None:
         if not child.alive():
-            self._persist(lambda: self._put_back(entry), "put back")
+            self._persist(lambda: self.store.rescue(entry.id, entry.origin), "put back")
             return
         execution = self._persist(lambda: self.prepare_execution(entry), "lease")
-        wip = transport.wip_key(self._queue_name)
+        wip = transport.wip_key(entry.origin)
         claim = self._persist(
             lambda: self.store.claim(entry.id, execution.id, self.name, wip), "claim"
         )
@@ -210,8 +213,7 @@ class Supervisor(BaseWorker):
             lambda: end_attempt(self.store, job, execution.id, outcome, timeout_s), "publish"
         )
         log.info("job.ended", job_id=job.id, verdict=outcome.verdict, ending=ending)
-        if ending is not Ending.COMPLETED:
-            self._artifacts.delete_prefix(artifact_prefix(job, execution.id))
+        self._clear(job, execution.id, ending)
         if self._launcher.has_child():
             self._launcher.went_well()
         if ending is Ending.COMPLETED:
@@ -219,23 +221,32 @@ class Supervisor(BaseWorker):
         status = STATUS.get(ending)
         self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
         if ending is Ending.REQUEUED:
-            self._persist(lambda: self.store.rescue(job.id, self._queue_name), "requeue")
+            self._persist(lambda: self.store.rescue(job.id, entry.origin), "requeue")
         self._presence.announce("draining" if self._drain.begun else "idle")
 
-    # The queue entry and the lease
+    def _clear(self, job: Job, token: str, ending: Ending) -> None:
+        if ending is not Ending.COMPLETED:
+            try:
+                self._artifacts.delete_prefix(artifact_prefix(job, token))
+            except OSError as error:  # the janitor clears it up
+                log.warning("storage.failed", job_id=job.id, reason=str(error))
+        if ending in (Ending.COMPLETED, Ending.FAILED):
+            self._shelf.drop(job.id)
 
-    def _put_back(self, entry: Entry) -> None:
-        with self.connection.pipeline() as pipeline:
-            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
-            pipeline.lrem(transport.queue_key(self._queue_name), 0, entry.id)
-            pipeline.lpush(transport.queue_key(self._queue_name), entry.id)
-            pipeline.execute()
+    def _clear_shelf(self) -> None:
+        """Forget the films of jobs that ended while no worker of this machine was looking."""
+        live = self.store.live_ids()
+        for job_id in self._shelf.jobs():
+            if job_id not in live:
+                self._shelf.drop(job_id)
+
+    # The queue entry and the lease
 
     def _begin(self, entry: Entry) -> None:
         with self.connection.pipeline() as pipeline:
             entry.prepare_for_execution(self.name, pipeline=pipeline)
             pipeline.persist(entry.key)
-            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
+            pipeline.lrem(transport.intermediate_key(entry.origin), 0, entry.id)
             pipeline.execute()
 
     def _renew(self, entry: Entry, execution: Execution) -> bool:
@@ -244,7 +255,7 @@ class Supervisor(BaseWorker):
             ttl = self.get_heartbeat_ttl(entry)
             execution.heartbeat(entry.started_job_registry, ttl, pipeline=pipeline)
             self.heartbeat(pipeline=pipeline)
-            pipeline.zscore(transport.wip_key(self._queue_name), execution.composite_key)
+            pipeline.zscore(transport.wip_key(entry.origin), execution.composite_key)
             held = pipeline.execute()[-1] is not None
         if self._presence.due():
             self._presence.announce("draining" if self._drain.begun else "busy", entry.id)
@@ -256,7 +267,7 @@ class Supervisor(BaseWorker):
         """Give the lease up; an ended job's entry gets its status and expires."""
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(entry, pipeline=pipeline, execution=execution)
-            pipeline.lrem(transport.intermediate_key(self._queue_name), 0, entry.id)
+            pipeline.lrem(transport.intermediate_key(entry.origin), 0, entry.id)
             if status is not None:
                 entry.set_status(status, pipeline=pipeline)
             if ended:

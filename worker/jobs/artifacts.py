@@ -19,6 +19,14 @@ SPRITESHEET = "spritesheet.jpg"
 LAST_FRAME = "last_frame.png"
 SIDECAR = "sidecar.json"
 
+# What a client may ask for, by the name of the field in JobResult.
+FILES = {
+    "video": VIDEO,
+    "thumbnail": THUMBNAIL,
+    "spritesheet": SPRITESHEET,
+    "last_frame": LAST_FRAME,
+}
+
 
 class ArtifactStore(Protocol):
     """Where blobs live. Keys are relative paths of plain names; others raise ValueError.

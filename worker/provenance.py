@@ -1,0 +1,41 @@
+"""What made a film, for its owner: goes into the MP4 and the sidecar. Never a path or a key."""
+
+import importlib.metadata
+from typing import Any
+
+from worker.messages import Run
+
+PACKAGES = ("praxino", "torch", "numpy", "av")  # whose versions decide what a film looks like
+
+
+def read_provenance(run: Run, model_sha256: str) -> dict[str, Any]:
+    """Request, seed, model hash, versions."""
+    request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
+    return {
+        "generator": "praxino",
+        "digital_source_type": "trainedAlgorithmicMedia",
+        "job_id": run.job_id,
+        "attempt": run.attempt,
+        "request": without_keys(request),
+        "model_sha256": model_sha256,
+        "versions": read_versions(),
+    }
+
+
+def without_keys(value: Any) -> Any:
+    """The same without the storage keys of inputs: they hold the tenant's name, and say nothing
+    that the digest beside them does not."""
+    if isinstance(value, dict):
+        return {name: without_keys(item) for name, item in value.items() if name != "key"}
+    return [without_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def read_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide what a film looks like."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
