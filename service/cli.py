@@ -1,4 +1,7 @@
-"""The command line: start the service, talk to it, measure it. The only file that prints."""
+"""The command line: start the service, talk to it, measure it.
+
+With `praxino keys`, in a file of its own, the only place that prints.
+"""
 
 import json
 import os
@@ -8,14 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
+from service import access
 from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable, Video, completed
 from service.settings import ServiceSettings
@@ -263,6 +268,17 @@ def plain_errors() -> Iterator[None]:
     except (StartError, JobFailed) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+class PlainGroup(TyperGroup):
+    """A group of commands of another file, whose errors are shown as plainly."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with plain_errors():
+            return super().invoke(ctx)
+
+
+app.add_typer(access.app, name="keys", cls=PlainGroup)
 
 
 def configure_logging() -> None:

@@ -24,7 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.children import Child, Command, StartError, wait_for_end
-from service.valkey import queue_command
+from service.valkey import address_file, queue_command
 
 log = structlog.get_logger(__name__)
 
@@ -231,7 +231,11 @@ def _start_queue(
     stack.callback(_stop_queue, child)
     child.start()
     _await_queue(child, address, stop)
-    return [child], f"unix://{address}"
+    url = f"unix://{address}"
+    note = address_file(plan.data_dir)
+    stack.callback(note.unlink, missing_ok=True)
+    note.write_text(url, encoding="utf-8")
+    return [child], url
 
 
 def _await_queue(child: Child, address: Path, stop: StopSignals) -> None:

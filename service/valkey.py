@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from service.children import Command, StartError
+from worker.jobs.settings import JobSettings
 
 
 def queue_command(data_dir: Path, address: Path) -> Command:
@@ -40,6 +41,31 @@ def queue_command(data_dir: Path, address: Path) -> Command:
         {"PATH": os.defpath, "LC_ALL": "C"},
         orphan_signal=signal.SIGTERM,  # it then writes its file out before it leaves
     )
+
+
+def running_queue() -> str:
+    """The URL of the queue server in use: PRAXINO_REDIS_URL, or the embedded one that runs now.
+
+    raises StartError if none is named and none runs on the data folder
+    """
+    named = os.environ.get("PRAXINO_REDIS_URL")
+    if named:
+        return named
+    data_dir = Path(
+        os.environ.get("PRAXINO_DATA_DIR") or JobSettings.model_fields["data_dir"].default
+    )
+    try:
+        return address_file(data_dir).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise StartError(
+            f"no service runs on data folder {data_dir}: start one with `praxino up`, or set "
+            "PRAXINO_REDIS_URL or PRAXINO_DATA_DIR"
+        ) from error
+
+
+def address_file(data_dir: Path) -> Path:
+    """Where the URL of the embedded queue server stands while it runs."""
+    return data_dir / "queue" / "address"
 
 
 def queue_binary() -> Path:
