@@ -30,7 +30,9 @@ from worker.jobs.contract import Stage
 from worker.jobs.settings import StorageSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
+from worker.memory import capacity_mb
 from worker.messages import TO_CHILD, Failed, Ready, Run, StageStarted, ToChild
+from worker.rehearsal import rehearse
 from worker.shelf import Shelf
 
 log = structlog.get_logger()
@@ -98,15 +100,23 @@ def main(fd: int, config: ChildConfig) -> int:
         log.error("child.load_failed", model=config.model, exc_info=error)
         channel.send(load_failure(config, error))
         return EXIT_UNUSABLE
-    channel.send(
-        Ready(
-            pid=os.getpid(),
-            model=tools.model.card.id,
-            weights_sha256=tools.model.weights_sha256,
-            load_s=round(time.monotonic() - started, 3),
-        )
-    )
+    load_s = round(time.monotonic() - started, 3)
+    channel.send(introduce(config, tools, load_s))
     return serve(channel, orders, tools)
+
+
+def introduce(config: ChildConfig, tools: Equipment, load_s: float) -> Ready:
+    """What the supervisor gets to know of the loaded model."""
+    memory_mb = capacity_mb(config.max_memory_mb)
+    return Ready(
+        pid=os.getpid(),
+        model=tools.model.card.id,
+        weights_sha256=tools.model.weights_sha256,
+        load_s=load_s,
+        cost=tools.model.card.cost,
+        memory_mb=memory_mb,
+        rehearsal=rehearse(tools) if config.rehearse else None,
+    )
 
 
 def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:

@@ -6,18 +6,18 @@ is thrown away, and one that fails only leaves the worker without figures.
 
 import time
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 
 import structlog
 
 from models.catalog import ModelCard
-from models.protocol import VideoModel
-from worker.film import make_film
+from worker.film import Equipment, make_film
 from worker.forecast import Timeline
 from worker.jobs.contract import Stage, VideoRequest
 from worker.jobs.costs import Sample
 from worker.jobs.disk import DiskStore
 from worker.messages import FromChild, Run
+from worker.shelf import Shelf
 
 log = structlog.get_logger()
 
@@ -26,19 +26,19 @@ STEPS = 3  # of the film that is measured
 PATIENCE_S = 20.0  # a first film that took longer is not followed by a second
 
 
-def rehearse(model: VideoModel, scratch_dir: Path, encoder: str) -> Sample | None:
+def rehearse(tools: Equipment) -> Sample | None:
     """What a clip of the card's default size takes, or None: no figures.
 
     The first, shortest film wakes libraries and caches up; the second is measured.
     """
-    card = model.card
+    card = tools.model.card
     if "text" not in card.tasks:
         return None  # other kinds want pictures that nobody gave
     began = time.monotonic()
-    first = perform(order(card, card.frames.minimum, 1), model, scratch_dir, encoder)
+    first = perform(order(card, card.frames.minimum, 1), tools)
     if first is None or time.monotonic() - began > PATIENCE_S:
         return first
-    return perform(order(card, card.default_frames, STEPS), model, scratch_dir, encoder) or first
+    return perform(order(card, card.default_frames, STEPS), tools) or first
 
 
 def order(card: ModelCard, num_frames: int, steps: int) -> VideoRequest:
@@ -59,9 +59,7 @@ def order(card: ModelCard, num_frames: int, steps: int) -> VideoRequest:
     )
 
 
-def perform(
-    request: VideoRequest, model: VideoModel, scratch_dir: Path, encoder: str
-) -> Sample | None:
+def perform(request: VideoRequest, tools: Equipment) -> Sample | None:
     """Make one film and forget it."""
     run = Run(exec=NAME, job_id=NAME, attempt=0, request=request, artifact_prefix=f"{NAME}/")
     stage = Stage.LOADING
@@ -74,11 +72,12 @@ def perform(
         elif message.type == "step" and stage is Stage.DENOISING:
             timeline.step(message.index, message.total)
 
-    store = DiskStore(scratch_dir / NAME)
-    answer = make_film(run, model, store, scratch_dir, encoder, tell, lambda: False)
+    store, shelf = DiskStore(tools.scratch_dir / NAME), Shelf(tools.scratch_dir / "shelf")
+    answer = make_film(run, replace(tools, store=store, shelf=shelf), tell, lambda: False)
+    shelf.drop(NAME)
     with suppress(OSError):
         store.delete_prefix(run.artifact_prefix)
     if answer.type != "done":
-        log.warning("rehearsal.failed", model=model.card.id, width=request.width)
+        log.warning("rehearsal.failed", model=request.model, width=request.width)
         return None
     return timeline.sample(answer.result.peak_memory_mb, jobs=0)
