@@ -6,7 +6,7 @@ refused in milliseconds fails on the GPU. This module reads JSON and never loads
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ TASKS = (
 )
 
 SAMPLERS = ("dpmpp_2m", "ddim", "ancestral")
+
+STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, each optional
 
 MODELS_DIR = Path(__file__).parent
 
@@ -104,6 +106,44 @@ class InputLimits:
     reference_strength: Span = Span(0.0, 1.0, 1.0)
     upscale_factors: tuple[int, ...] = (2, 4)  # first is the default
     target_fps: Span = Span(1, 120, 24)
+    edits_by_words: bool = False  # an edit needs no edited frame, only a prompt
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How much work a film is worth: steps of every stage."""
+
+    name: str  # "draft", "standard" or "high"
+    base_steps: int | None = None  # None: those of the request
+    distilled: bool = False  # the base's few-step student makes the key frames
+    interpolation_steps: int = 4  # of each pass
+    upsampler_steps: int = 3  # of each chunk
+    temporal_decoder: bool = True
+
+
+@dataclass(frozen=True)
+class CascadeRule:
+    """What a model makes through stages after its base, and how."""
+
+    key_fps: int  # rate of the base's key frames; the other rates are filled in between
+    base_size: str  # "WxH" of the key frames
+    sizes: tuple[str, ...] = ()  # made by the upsampler, first is the default
+    fps: tuple[int, ...] = ()  # made by the interpolator, first is the default
+    min_seconds: float = 1.0
+    max_seconds: float = 4.0  # of a film of one clip
+    qualities: tuple[Quality, ...] = ()  # first is the default
+
+    def quality(self, name: str | None) -> Quality:
+        """The quality of this name, the default for None.
+
+        raises ValueError naming those there are
+        """
+        known = {quality.name: quality for quality in self.qualities}
+        if name is None and self.qualities:
+            return self.qualities[0]
+        if name not in known:
+            raise ValueError(f"quality {name!r}: {sorted(known)}")
+        return known[name]
 
 
 @dataclass(frozen=True)
@@ -130,10 +170,22 @@ class ModelCard:
     batchable: bool
     cost: CostCurve = CostCurve()
     inputs: InputLimits = InputLimits()
+    cascade: CascadeRule | None = None  # None: what the base makes is all there is
+
+    def frames_at(self, fps: int) -> FrameRule:
+        """Legal frame counts at a rate: where frames are filled in, length in seconds counts."""
+        if self.cascade is None or fps not in self.cascade.fps:
+            return self.frames
+        shortest, longest = self.cascade.min_seconds * fps, self.cascade.max_seconds * fps
+        return FrameRule(0, 1, math.ceil(shortest), math.floor(longest))
+
+    def default_frames_at(self, fps: int) -> int:
+        """Frames of a film whose length nobody asked for: as long as the default at any rate."""
+        return self.frames_at(fps).nearest(self.default_frames * fps / self.fps[0])
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read a card from its JSON file.
+    """Read a card from its JSON file; it offers only what the weights beside it can make.
 
     raises ValueError if a task or sampler is unknown, or a field is missing or unexpected.
     """
@@ -151,6 +203,7 @@ def read_card(path: Path) -> ModelCard:
                 "samplers": tuple(fields["samplers"]),
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
+                "cascade": read_cascade(fields.get("cascade")),
             }
         )
     except (KeyError, TypeError) as error:
@@ -158,7 +211,48 @@ def read_card(path: Path) -> ModelCard:
     unknown = (card.tasks - set(TASKS)) | (set(card.samplers) - set(SAMPLERS))
     if unknown:
         raise ValueError(f"{path}: unknown tasks or samplers {sorted(unknown)}")
-    return card
+    return fitted(card, frozenset(stage for stage in STAGES if has_stage(path.parent, stage)))
+
+
+def read_cascade(fields: dict[str, Any] | None) -> CascadeRule | None:
+    """The stages after the base that a card declares."""
+    if fields is None:
+        return None
+    parts = {name: tuple(fields.get(name, ())) for name in ("sizes", "fps")}
+    qualities = tuple(Quality(**quality) for quality in fields.get("qualities", ()))
+    return CascadeRule(**fields | parts | {"qualities": qualities})
+
+
+def has_stage(folder: Path, name: str) -> bool:
+    """Whether a preset has this stage: whether its weights are there."""
+    return (folder / f"{name}.safetensors").exists()
+
+
+def fitted(card: ModelCard, stages: frozenset[str]) -> ModelCard:
+    """The card as these stages allow: no size, rate, kind of job or quality that lacks one.
+
+    What the cascade makes comes first in sizes and rates, and so becomes the default.
+    """
+    rule = card.cascade
+    if rule is None or not stages & {"interpolator", "upsampler"}:
+        missing = {"interpolate", "upscale"} if rule else set()
+        return replace(card, cascade=None, tasks=card.tasks - missing)
+    rule = replace(
+        rule,
+        sizes=rule.sizes if "upsampler" in stages else (),
+        fps=rule.fps if "interpolator" in stages else (),
+        qualities=tuple(q for q in rule.qualities if "student" in stages or not q.distilled),
+    )
+    kinds = {"interpolate": bool(rule.fps), "upscale": bool(rule.sizes)}
+    rates = (*rule.fps, *(rate for rate in card.fps if rate not in rule.fps))
+    return replace(
+        card,
+        cascade=rule,
+        default_frames=round(card.default_frames * rates[0] / card.fps[0]),
+        tasks=card.tasks - {kind for kind, made in kinds.items() if not made},
+        sizes=(*rule.sizes, *(size for size in card.sizes if size not in rule.sizes)),
+        fps=rates,
+    )
 
 
 def read_input_limits(fields: dict[str, Any]) -> InputLimits:

@@ -9,17 +9,22 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from service import capabilities, content, health, videos
+from service import capabilities, content, files, health, listing, videos
 from service.auth import Gate, read_keys
+from service.decoder import Decoders
 from service.deps import Services
 from service.errors import ApiError, answer_error
 from service.headers import Envelope
+from service.links import Links
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import open_store
+from worker.jobs.blobs import StorageFault
 from worker.jobs.callers import CallerBook
 from worker.jobs.catalog import ModelCard, read_catalog
 from worker.jobs.connection import web_client
+from worker.jobs.files import FileShelf
+from worker.jobs.inputs import InputShelf
 from worker.jobs.outbound import Outbound
 from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import StoreError
@@ -43,9 +48,16 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
         lifespan=close_at_end,
     )
     app.state.services = services
-    for routes in (capabilities, videos, content, health):
+    for routes in (capabilities, videos, listing, content, files, health):
         app.include_router(routes.router)
-    for kind in (ApiError, HTTPException, RequestValidationError, RedisError, StoreError):
+    for kind in (
+        StorageFault,
+        ApiError,
+        HTTPException,
+        RequestValidationError,
+        RedisError,
+        StoreError,
+    ):
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(Envelope, metrics=services.metrics)
     return app
@@ -58,6 +70,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         )
     store = JobStore(web_client(settings.redis_url.get_secret_value()), settings)
     outbox = Outbox(store.redis, settings)
+    artifacts = open_store(settings)
     return Services(
         settings=settings,
         cards=cards,
@@ -68,7 +81,11 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
             default_rate=settings.requests_per_minute,
         ),
         store=store,
-        artifacts=open_store(settings),
+        artifacts=artifacts,
+        links=Links(store.redis, settings.public_url, settings.link_ttl_s),
+        files=FileShelf(store.redis, artifacts),
+        inputs=InputShelf(store.redis, artifacts),
+        decoders=Decoders(settings),
         outbound=Outbound(settings),
         outbox=outbox,
         metrics=Metrics(store, cards, outbox),

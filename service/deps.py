@@ -9,12 +9,16 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import UploadFile
 
 from service.auth import Gate
+from service.decoder import Decoders
 from service.forms import BodyLimits, RawBody, read_body
+from service.links import Links
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.callers import Caller
 from worker.jobs.catalog import ModelCard
+from worker.jobs.files import FileShelf
+from worker.jobs.inputs import InputShelf
 from worker.jobs.outbound import Outbound
 from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import RateLimited
@@ -32,6 +36,10 @@ class Services:
     gate: Gate
     store: JobStore
     artifacts: ArtifactStore
+    links: Links
+    files: FileShelf
+    inputs: InputShelf
+    decoders: Decoders
     outbound: Outbound
     outbox: Outbox
     metrics: Metrics
@@ -79,6 +87,7 @@ async def get_body(request: Request, services: Wired, tenant: Tenant) -> AsyncIt
     settings = services.settings
     limits = BodyLimits(
         body_bytes=settings.max_body_bytes,
+        form_bytes=settings.max_upload_bytes,
         part_bytes=settings.max_part_bytes,
         files=settings.max_form_files,
         fields=settings.max_form_fields,

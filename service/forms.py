@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -31,7 +32,8 @@ MAX_NESTING = 8
 NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 SEGMENT = re.compile(r"\[([^\[\]]*)\]")
 JSON_TYPE = re.compile(r"application/(?:json|[\w.-]+\+json)")
-FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+MULTIPART = "multipart/form-data"
+FORM_TYPES = (MULTIPART, "application/x-www-form-urlencoded")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class BodyLimits:
     """How much of a body is read before it is refused."""
 
     body_bytes: int
+    form_bytes: int  # of a form with files, which are kept on the disk meanwhile
     part_bytes: int
     files: int
     fields: int
@@ -58,9 +61,10 @@ async def read_body(request: Request, limits: BodyLimits) -> RawBody:
     raises PayloadTooLarge over a limit, UnsupportedMediaType for a type that is not read
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    counted = Request(request.scope, Counter(request, limits.body_bytes).receive)
+    max_bytes = limits.form_bytes if media_type == MULTIPART else limits.body_bytes
+    counted = Request(request.scope, Counter(request, max_bytes).receive)
     if media_type in FORM_TYPES:
-        return await read_form(counted, limits)
+        return await read_form(counted, limits, media_type == MULTIPART)
     if media_type and not JSON_TYPE.fullmatch(media_type):
         raise UnsupportedMediaType(
             f"Content-Type: must be application/json, multipart/form-data or "
@@ -70,18 +74,40 @@ async def read_body(request: Request, limits: BodyLimits) -> RawBody:
     return RawBody(json=await counted.body())
 
 
-async def read_form(request: Request, limits: BodyLimits) -> RawBody:
+async def read_form(request: Request, limits: BodyLimits, multipart: bool) -> RawBody:
     try:
-        form = await request.form(
+        if multipart:
+            form = await Parts(request, limits).parse()
+        else:
+            form = await request.form(max_fields=limits.fields)
+    except (HTTPException, MultiPartException) as error:
+        detail = error.detail if isinstance(error, HTTPException) else error.message
+        over = "exceeded maximum" in detail or "Too many" in detail
+        kind = PayloadTooLarge if over else BadRequest
+        raise kind(f"Malformed form: {detail}") from error
+    return RawBody(form=tuple(form.multi_items()))
+
+
+class Parts(MultiPartParser):
+    """Files go to the disk, text stays in memory: all text together is bounded like a JSON body."""
+
+    def __init__(self, request: Request, limits: BodyLimits) -> None:
+        super().__init__(
+            request.headers,
+            request.stream(),
             max_files=limits.files,
             max_fields=limits.fields,
             max_part_size=limits.part_bytes,
         )
-    except HTTPException as error:
-        over = "exceeded maximum" in error.detail or "Too many" in error.detail
-        kind = PayloadTooLarge if over else BadRequest
-        raise kind(f"Malformed form: {error.detail}") from error
-    return RawBody(form=tuple(form.multi_items()))
+        self.text_left = limits.body_bytes
+
+    def on_part_end(self) -> None:
+        """One part less to read, and less room for the text of the next."""
+        super().on_part_end()
+        _, leaf = self.items[-1]
+        if isinstance(leaf, str):
+            self.text_left = max(0, self.text_left - len(leaf))
+            self.max_part_size = min(self.max_part_size, self.text_left)
 
 
 class Counter:

@@ -81,4 +81,7 @@ def digest_upload(upload: object) -> dict[str, str]:
     """What stands for an uploaded file: the SHA-256 of its bytes, never its name."""
     assert isinstance(upload, UploadFile)
     upload.file.seek(0)
-    return {"sha256": hashlib.file_digest(upload.file, "sha256").hexdigest()}
+    sha256 = hashlib.sha256()
+    while chunk := upload.file.read(1 << 20):
+        sha256.update(chunk)
+    return {"sha256": sha256.hexdigest()}

@@ -1,43 +1,78 @@
-"""A model's limits put on wishes: every default filled in, every number within the card."""
+"""A model's limits put on wishes: every default filled in, every number within the card.
+
+What depends on a source clip is filled in later, by `fitting`, when the clip was looked at.
+"""
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from service import fields
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
+from service.lengths import resolve_frames
+from service.shots import GivenShot
 from service.values import Field, check_length, refuse
 from service.wishes import Wishes
-from worker.jobs.catalog import ModelCard, Span
+from worker.jobs.catalog import TASKS, ModelCard, Span
 from worker.jobs.contract import MAX_SEED, VideoRequest
 
 T = TypeVar("T")
 
+WORDLESS = frozenset(TASKS) - {"text", "reference"}  # kinds that may do without a prompt
+KEEPS_RATE = frozenset({"interpolate", "upscale"})
 
-def resolve(wishes: Wishes, card: ModelCard, task_type: str) -> VideoRequest:
-    """Every default filled in and every limit of the card checked."""
+
+def resolve(
+    wishes: Wishes, card: ModelCard, task_type: str, shots: Sequence[GivenShot] = ()
+) -> VideoRequest:
+    """Every default filled in and every limit of the card checked.
+
+    For kinds with a source clip, size and frames are those of a clip of the default size.
+    """
     width, height = resolve_size(wishes, card)
-    fps, num_frames = resolve_frames(wishes, card)
+    fps = resolve_rate(wishes, card, task_type)
     seed = wishes.get(fields.SEED)
+    limits = card.inputs
     return VideoRequest(
         model=card.id,
         task_type=task_type,
-        prompt=resolve_prompt(wishes, card),
+        prompt=resolve_prompt(wishes, card, task_type),
         negative_prompt=limited_text(wishes, fields.NEGATIVE_PROMPT, card) or "",
         width=width,
         height=height,
-        num_frames=num_frames,
+        num_frames=resolve_frames(wishes, card, task_type, fps, shots),
         fps=fps,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
         num_inference_steps=int(within(wishes.get(fields.STEPS), card.steps, fields.STEPS)),
         guidance_scale=within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE),
         sampler=one_of(wishes.get(fields.SAMPLER), card.samplers, fields.SAMPLER),
+        first_frame_strength=within(
+            wishes.get(fields.FIRST_FRAME_STRENGTH),
+            limits.first_frame_strength,
+            fields.FIRST_FRAME_STRENGTH,
+        ),
+        last_frame_strength=within(
+            wishes.get(fields.LAST_FRAME_STRENGTH),
+            limits.last_frame_strength,
+            fields.LAST_FRAME_STRENGTH,
+        ),
+        reference_strength=within(
+            wishes.get(fields.REFERENCE_STRENGTH),
+            limits.reference_strength,
+            fields.REFERENCE_STRENGTH,
+        ),
+        extend_before=wishes.get(fields.EXTEND_BEFORE) or False,
+        upscale_factor=resolve_factor(wishes, card, task_type),
+        target_fps=resolve_target(wishes, card, task_type),
         metadata=wishes.get(fields.METADATA) or {},
         user=wishes.get(fields.USER),
     )
 
 
-def resolve_prompt(wishes: Wishes, card: ModelCard) -> str:
+def resolve_prompt(wishes: Wishes, card: ModelCard, task_type: str) -> str:
     prompt = limited_text(wishes, fields.PROMPT, card)
+    if task_type in WORDLESS:
+        return prompt or ""
     if prompt is None:
         raise MissingParameter("prompt: is required", "prompt")
     if not prompt.strip():
@@ -65,6 +100,34 @@ def one_of(value: T | None, choices: tuple[T, ...], field: Field[T]) -> T:
     if value not in choices:
         raise refuse(field.name, f"one of {', '.join(map(str, choices))}", value)
     return value
+
+
+def resolve_rate(wishes: Wishes, card: ModelCard, task_type: str) -> int:
+    if task_type in KEEPS_RATE and wishes.has(fields.FPS):
+        raise IncompatibleInputs("fps: the rate is the source's; see target_fps", "fps")
+    return one_of(wishes.get(fields.FPS), card.fps, fields.FPS)
+
+
+def resolve_factor(wishes: Wishes, card: ModelCard, task_type: str) -> int | None:
+    """How many times as wide and high; None for kinds that keep their size."""
+    if task_type != "upscale":
+        return None
+    factors = card.inputs.upscale_factors
+    return one_of(wishes.get(fields.UPSCALE_FACTOR), factors, fields.UPSCALE_FACTOR)
+
+
+def resolve_target(wishes: Wishes, card: ModelCard, task_type: str) -> int | None:
+    """The rate to interpolate to; None if it is asked for as a factor of the source's."""
+    target = wishes.get(fields.TARGET_FPS)
+    if task_type != "interpolate" or target is None:
+        return None
+    return int(within(target, card.inputs.target_fps, fields.TARGET_FPS))
+
+
+def has_size(wishes: Wishes) -> bool:
+    """Whether anything is said about the size."""
+    about = (fields.SIZE, fields.WIDTH, fields.HEIGHT, fields.RESOLUTION, fields.ASPECT_RATIO)
+    return any(wishes.has(field) for field in about)
 
 
 def resolve_size(wishes: Wishes, card: ModelCard) -> tuple[int, int]:
@@ -115,31 +178,3 @@ def show_hint(wishes: Wishes) -> str:
     resolution, aspect = wishes.get(fields.RESOLUTION), wishes.get(fields.ASPECT_RATIO)
     shown = [] if resolution is None else [f"{resolution}p"]
     return " ".join(shown + ([] if aspect is None else [f"{aspect[0]}:{aspect[1]}"]))
-
-
-def resolve_frames(wishes: Wishes, card: ModelCard) -> tuple[int, int]:
-    """Frames per second and frame count; a length in seconds snaps to the nearest legal count."""
-    fps = one_of(wishes.get(fields.FPS), card.fps, fields.FPS)
-    seconds, num_frames = wishes.get(fields.SECONDS), wishes.get(fields.NUM_FRAMES)
-    if num_frames is not None and not card.frames.allows(num_frames):
-        raise refuse("num_frames", legal_counts(card), num_frames)
-    if seconds is None:
-        return fps, num_frames or card.default_frames
-    slack = card.frames.step / 2
-    if not card.frames.minimum - slack <= seconds * fps <= card.frames.maximum + slack:
-        shortest, longest = card.frames.minimum / fps, card.frames.maximum / fps
-        raise refuse("seconds", f"between {shortest:g} and {longest:g} at {fps} fps", seconds)
-    nearest = card.frames.nearest(seconds * fps)
-    if num_frames not in (None, nearest):
-        raise IncompatibleInputs(
-            f"num_frames: {num_frames} frames contradict {seconds:g} seconds at {fps} fps, "
-            f"which are {nearest} frames",
-            "num_frames",
-        )
-    return fps, nearest
-
-
-def legal_counts(card: ModelCard) -> str:
-    rule = card.frames
-    between = f"between {rule.minimum} and {rule.maximum}"
-    return between if rule.step == 1 else f"{between} and {rule.offset} + a multiple of {rule.step}"

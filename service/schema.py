@@ -12,7 +12,7 @@ REASONS = {
     400: "A field is missing, unknown, or outside its limit; `param` names it.",
     401: "The API key is missing or unknown.",
     403: "The API key may not do this.",
-    404: "No such video for this key, or it has no content.",
+    404: "No such video or file for this key, or it has no content.",
     409: "The video ended before the cancel.",
     410: "The content's time is over.",
     413: "The body is too large.",
@@ -46,6 +46,31 @@ def create_body() -> dict[str, Any]:
                 media_type: {"schema": schema} for media_type in ("application/json", *FORM_TYPES)
             },
         }
+    }
+
+
+def upload_body(purposes: tuple[str, ...]) -> dict[str, Any]:
+    """The form that uploads a file."""
+    expiry = {
+        "type": "object",
+        "properties": {
+            "anchor": {"type": "string", "enum": ["created_at"]},
+            "seconds": {"type": "integer", "minimum": 3600},
+        },
+        "required": ["seconds"],
+    }
+    schema = {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "format": "binary"},
+            "purpose": {"type": "string", "enum": list(purposes)},
+            "expires_after": expiry,
+        },
+        "additionalProperties": False,
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
 
 

@@ -7,12 +7,10 @@ from service.errors import IncompatibleInputs, UnsupportedTask
 from service.wishes import Wishes
 from worker.jobs.catalog import ModelCard
 
-READABLE = frozenset({"text"})  # kinds whose inputs a VideoRequest can carry
-
 
 def offered(card: ModelCard) -> frozenset[str]:
     """The kinds of job that can be ordered from a model here."""
-    return card.tasks & READABLE
+    return card.tasks
 
 
 def choose_task(wishes: Wishes, card: ModelCard, cards: Mapping[str, ModelCard]) -> str:

@@ -1,20 +1,21 @@
-"""Create, list, get, cancel and delete videos.
+"""Create, get, cancel and delete videos.
 
 Handlers are plain functions, so that waiting for the queue server never holds the event loop.
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
 
 from service.auth import check_tier
 from service.callbacks import check_callback
 from service.deps import Body, KnownCaller, Services, Tenant, Wired
-from service.errors import InvalidValue, VideoNotCancellable, VideoNotFound, show
+from service.errors import VideoNotCancellable, VideoNotFound
 from service.forms import parse_body
+from service.inputs import admit
 from service.intake import read_order
 from service.schema import create_body, refusals
 from service.values import check_length
@@ -22,14 +23,13 @@ from service.wire import (
     PREFIX,
     DeletedVideo,
     Video,
-    VideoPage,
     following,
-    to_page,
     to_video,
 )
 from worker.jobs.artifacts import job_prefix
-from worker.jobs.contract import Job, Status
-from worker.jobs.outcomes import CancelOutcome, JobNotFound, Submission
+from worker.jobs.blobs import StorageFault
+from worker.jobs.contract import Job
+from worker.jobs.outcomes import CancelOutcome, Submission
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["videos"])
@@ -43,7 +43,7 @@ MAX_KEY_CHARS = 255
     operation_id="createVideo",
     summary="Order a video",
     response_model=Video,
-    responses=refusals(400, 401, 403, 413, 415, 422, 429, 503),
+    responses=refusals(400, 401, 403, 404, 410, 413, 415, 422, 429, 503),
     openapi_extra=create_body(),
 )
 def create_video(
@@ -59,18 +59,17 @@ def create_video(
     check_tier(order.tier, caller)
     check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
     callback_url = check_callback(order.callback_url, caller.tenant, services)
-    admission = services.store.submit(
-        Submission(
-            tenant=caller.tenant,
-            request=order.request,
-            fingerprint=order.fingerprint,
-            idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
-            retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
-            queue_deadline_s=order.queue_deadline_s,
-            callback_url=callback_url,
-            tier=order.tier,
-        )
+    submission = Submission(
+        tenant=caller.tenant,
+        request=order.request,
+        fingerprint=order.fingerprint,
+        idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
+        retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
+        queue_deadline_s=order.queue_deadline_s,
+        callback_url=callback_url,
+        tier=order.tier,
     )
+    admission = admit(order, submission, services)
     headers = {"Location": f"{PREFIX}/{admission.job.id}"}
     if admission.replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -78,42 +77,6 @@ def create_video(
         services.metrics.count_submission(admission.job)
         log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
     return answer(admission.job, services, headers)
-
-
-@router.get(
-    PREFIX,
-    operation_id="listVideos",
-    summary="List videos",
-    response_model=VideoPage,
-    responses=refusals(400, 401, 503),
-)
-def list_videos(
-    tenant: Tenant,
-    services: Wired,
-    after: Annotated[str | None, Query(description="Id that the page follows.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="By creation time.")] = "desc",
-    status: Annotated[Status | None, Query()] = None,
-    task_type: Annotated[str | None, Query()] = None,
-    model: Annotated[str | None, Query()] = None,
-) -> JSONResponse:
-    """One page of the caller's own videos."""
-    try:
-        page = services.store.list(
-            tenant,
-            after=after,
-            limit=limit,
-            descending=order == "desc",
-            status=status,
-            model=model,
-            task_type=task_type,
-        )
-    except JobNotFound as error:
-        raise InvalidValue(
-            f"after: must be the id of a video; got {show(after)}", "after"
-        ) from error
-    listed = to_page(page.jobs, page.has_more, services.settings.public_url)
-    return JSONResponse(listed.model_dump(mode="json"))
 
 
 @router.get(
@@ -154,7 +117,10 @@ def cancel_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse
 def delete_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
     """Cancel the job if it is active and forget it with its files; repeating is fine for a day."""
     services.store.delete(known_shape(video_id), tenant)
-    services.artifacts.delete_prefix(job_prefix(tenant, video_id))
+    try:
+        services.artifacts.delete_prefix(job_prefix(tenant, video_id))
+    except StorageFault as error:  # the job is deleted; the janitor finds what is left of it
+        log.warning("storage.failed", job_id=video_id, reason=str(error))
     return JSONResponse(DeletedVideo(id=video_id).model_dump(mode="json"))
 
 
@@ -172,7 +138,6 @@ def known_shape(video_id: str) -> str:
 
 def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
     """The Video object, with the headers that pace whoever follows it."""
-    settings = services.settings
-    video = to_video(job, settings.public_url)
-    pace = following(job, settings.poll_after_ms)
+    video = to_video(job, services.links)
+    pace = following(job, services.settings.poll_after_ms)
     return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))

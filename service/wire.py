@@ -5,11 +5,12 @@ Provenance is in the resolved values, never only in what was asked. No path of t
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from worker.jobs.contract import TERMINAL, Job, Status
+from service.links import Links
+from worker.jobs.contract import TERMINAL, Job, Status, VideoRequest
 
 PREFIX = "/v1/videos"
 
@@ -33,6 +34,16 @@ class VideoMetrics(Shape):
     queue_wait_s: float | None
     inference_time_s: float | None
     peak_memory_mb: float | None
+
+
+class VideoShot(Shape):
+    """One shot of a story."""
+
+    index: int
+    prompt: str
+    seconds: str
+    seed: int
+    transition: str
 
 
 class Video(Shape):
@@ -66,10 +77,18 @@ class Video(Shape):
     num_inference_steps: int
     guidance_scale: float
     sampler: str
+    first_frame_strength: float | None
+    last_frame_strength: float | None
+    reference_strength: float | None
+    upscale_factor: int | None
+    source_video_id: str | None
+    shots: list[VideoShot]
     metadata: dict[str, str]
     user: str | None
     url: str | None
     thumbnail_url: str | None
+    spritesheet_url: str | None
+    last_frame_url: str | None
     metrics: VideoMetrics
     model_sha256: str | None
     content_sha256: str | None
@@ -93,14 +112,10 @@ class DeletedVideo(Shape):
     deleted: Literal[True] = True
 
 
-def to_video(job: Job, public_url: str | None = None) -> Video:
-    """The job as its owner sees it.
-
-    public_url  prefix of the links; None makes them relative to the server
-    """
+def to_video(job: Job, links: Links) -> Video:
+    """The job as its owner sees it, with links that need no key."""
     request = job.request
     result = job.result
-    link = f"{public_url or ''}{PREFIX}/{job.id}/content" if has_content(job) else None
     return Video(
         id=job.id,
         created_at=int(job.created_at),
@@ -128,14 +143,42 @@ def to_video(job: Job, public_url: str | None = None) -> Video:
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         sampler=request.sampler,
+        **to_inputs(request),
         metadata=request.metadata,
         user=request.user,
-        url=link,
-        thumbnail_url=link and f"{link}?variant=thumbnail",
+        url=to_link(job, "video", links),
+        thumbnail_url=to_link(job, "thumbnail", links),
+        spritesheet_url=to_link(job, "spritesheet", links),
+        last_frame_url=to_link(job, "last_frame", links),
         metrics=to_metrics(job),
         model_sha256=result and result.model_sha256,
         content_sha256=result and result.video.sha256,
     )
+
+
+def to_inputs(request: VideoRequest) -> dict[str, Any]:
+    """What was given besides words; a strength is null where there is nothing that it weighs."""
+    shots = request.shots
+    first = request.first_frame or any(shot.first_frame for shot in shots)
+    last = request.last_frame or any(shot.last_frame for shot in shots)
+    references = request.reference_images or any(shot.reference_images for shot in shots)
+    return {
+        "first_frame_strength": request.first_frame_strength if first else None,
+        "last_frame_strength": request.last_frame_strength if last else None,
+        "reference_strength": request.reference_strength if references else None,
+        "upscale_factor": request.upscale_factor,
+        "source_video_id": request.source_video_id,
+        "shots": [
+            VideoShot(
+                index=index,
+                prompt=shot.prompt,
+                seconds=f"{shot.num_frames / request.fps:.6g}",
+                seed=shot.seed,
+                transition=shot.transition,
+            )
+            for index, shot in enumerate(shots)
+        ],
+    }
 
 
 def to_metrics(job: Job) -> VideoMetrics:
@@ -149,10 +192,22 @@ def to_metrics(job: Job) -> VideoMetrics:
     )
 
 
-def to_page(jobs: Sequence[Job], has_more: bool, public_url: str | None = None) -> VideoPage:
+def to_link(job: Job, variant: str, links: Links) -> str | None:
+    """A link to a variant, if it can be had now."""
+    if not has_content(job) or getattr(job.result, variant) is None:
+        return None
+    return links.write(content_path(job.id), variant, job.expires_at)
+
+
+def content_path(video_id: str) -> str:
+    """Where a video's content is served."""
+    return f"{PREFIX}/{video_id}/content"
+
+
+def to_page(jobs: Sequence[Job], has_more: bool, links: Links) -> VideoPage:
     """One page, in the order given."""
     return VideoPage(
-        data=[to_video(job, public_url) for job in jobs],
+        data=[to_video(job, links) for job in jobs],
         first_id=jobs[0].id if jobs else None,
         last_id=jobs[-1].id if jobs else None,
         has_more=has_more,

@@ -55,6 +55,12 @@ def test_create_answers_with_the_whole_video_object(client):
         "num_inference_steps": 16,
         "guidance_scale": 3.0,
         "sampler": "dpmpp_2m",
+        "first_frame_strength": None,
+        "last_frame_strength": None,
+        "reference_strength": None,
+        "upscale_factor": None,
+        "source_video_id": None,
+        "shots": [],
         "metadata": {},
         "user": None,
         "url": None,
@@ -94,7 +100,7 @@ def test_every_field_reaches_the_job(client, store):
         },
     )
     request = store.get(answer.json()["id"]).request
-    assert request.model_dump() == {
+    assert request.model_dump(exclude_defaults=True) == {
         "model": "pocket",
         "task_type": "text",
         "prompt": "{not json}",

@@ -36,6 +36,7 @@ OUTBOX = f"{PREFIX}outbox"  # webhook letters by the time they are due
 DEAD = f"{PREFIX}outbox:dead"  # letters by the time they were given up
 DELIVERIES = f"{PREFIX}deliveries"  # how many tries to deliver ended how, a hash of numbers
 SECRETS = f"{PREFIX}secrets"  # webhook secrets by tenant, JSON
+LINK_SECRET = f"{PREFIX}link-secret"  # what links to files are signed with
 JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
 
 

@@ -5,7 +5,7 @@ The row is the truth and the queue only transport. Whoever runs a job holds an a
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import cast
 from uuid import uuid4
@@ -89,24 +89,27 @@ class JobStore:
         status: Status | None = None,
         model: str | None = None,
         task_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Page:
         """A tenant's jobs by creation time, after a known one; it may be deleted meanwhile.
+
+        metadata  pairs that a job must have, among others
 
         raises JobNotFound if `after` is not a job of the tenant
         """
 
-        def wanted(job: Job) -> bool:
-            pairs = (status, job.status), (model, job.request.model)
-            return all(wish in (None, value) for wish, value in pairs) and (
-                task_type in (None, job.request.task_type)
-            )
+        fields = {"state": status, "model": model, "task_type": task_type}
+        asked = {name: value for name, value in fields.items() if value is not None}
+
+        def wanted(found: row.Row) -> bool:
+            return row.has_fields(found, asked) and row.has_metadata(found, metadata or {})
 
         ids = self._ids(tenant, after, descending)
         if ids is None:
             raise JobNotFound(after or "")
         jobs: Jobs = []
         while ids and len(jobs) <= limit:
-            jobs += [job for job in self._jobs(ids, tenant) if wanted(job)]
+            jobs += self._jobs(ids, tenant, wanted=wanted)
             ids = self._ids(tenant, ids[-1], descending)
         return Page(tuple(jobs[:limit]), has_more=len(jobs) > limit)
 
@@ -277,13 +280,21 @@ class JobStore:
         found = self._scripts.call("page", tenant, after or "", CHUNK, int(descending))
         return cast("Ids | None", found)
 
-    def _jobs(self, ids: Ids, tenant: str | None, *, placed: bool = True) -> Jobs:
+    def _jobs(
+        self,
+        ids: Ids,
+        tenant: str | None,
+        *,
+        placed: bool = True,
+        wanted: Callable[[row.Row], bool] = bool,
+    ) -> Jobs:
         """The visible ones among these jobs, in the same order; `placed` asks for their place."""
         pipeline = self.redis.pipeline(transaction=False)
         for job_id in ids:
             pipeline.hgetall(keys.job(job_id))
         found = zip(ids, map(row.decode, pipeline.execute()), strict=True)
-        seen = [(job_id, fields) for job_id, fields in found if row.is_visible(fields, tenant)]
+        visible = (pair for pair in found if row.is_visible(pair[1], tenant))
+        seen = [(job_id, fields) for job_id, fields in visible if wanted(fields)]
         waiting = [pair for pair in seen if placed and pair[1]["state"] == Status.QUEUED]
         places = self._places(waiting)
         return [row.to_job(job_id, fields, places.get(job_id)) for job_id, fields in seen]

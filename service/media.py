@@ -1,0 +1,116 @@
+"""The inputs of a request by the part they play: given frames, references, clip, shots.
+
+Checks that a kind of job has what it needs and no more than its model takes. Nothing here
+fetches or opens anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from service import fields
+from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
+from service.given import Given, read_image
+from service.references import GivenReference, read_references
+from service.roles import as_list
+from service.shots import GivenShot, read_shots
+from service.sources import read_video_source
+from service.wishes import Wishes
+from worker.jobs.catalog import ModelCard
+
+MAX_IMAGES = 64  # of one request, references and the frames of all shots included
+
+
+@dataclass(frozen=True)
+class Media:
+    """Everything given besides words and numbers."""
+
+    first_frame: Given | None = None
+    last_frame: Given | None = None
+    references: tuple[GivenReference, ...] = ()
+    video: Given | None = None
+    shots: tuple[GivenShot, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any((self.video, *self.images()))
+
+    def images(self) -> Iterator[Given]:
+        """Every picture, those that shots only name left out."""
+        frames = [self.first_frame, self.last_frame]
+        references = list(self.references)
+        for shot in self.shots:
+            frames += [shot.first_frame, shot.last_frame]
+            references += shot.references
+        yield from (frame for frame in frames if frame is not None)
+        yield from (reference.image for reference in references)
+
+
+def read_media(wishes: Wishes, card: ModelCard, task_type: str) -> Media:
+    """What is given, once it is known to be what the kind of job needs.
+
+    raises ApiError of status 400, naming the field, the value and the limit
+    """
+    plain = as_list(wishes.get(fields.INPUT_REFERENCE))
+    as_references = plain if task_type == "reference" else []
+    references = read_references(
+        [*as_references, *as_list(wishes.get(fields.REFERENCE_IMAGES))],
+        fields.REFERENCE_IMAGES.name,
+        card,
+    )
+    if wishes.has(fields.CHARACTERS):
+        raise InvalidValue("characters: this server keeps no named reference sets", "characters")
+    media = Media(
+        first_frame=read_first_frame(wishes, [] if as_references else plain),
+        last_frame=read_image(wishes.get(fields.LAST_FRAME), fields.LAST_FRAME.name),
+        references=references,
+        video=read_video(wishes),
+        shots=read_shots(wishes.get(fields.SHOTS), references, card),
+    )
+    check_needs(media, wishes, card, task_type)
+    if (count := len(list(media.images()))) > MAX_IMAGES:
+        raise InvalidValue(f"shots: hold {count} pictures; the limit is {MAX_IMAGES}", "shots")
+    return media
+
+
+def read_first_frame(wishes: Wishes, plain: list[Any]) -> Given | None:
+    given = wishes.get(fields.FIRST_FRAME)
+    if len(plain) > 1:
+        raise IncompatibleInputs(
+            f"input_reference: several pictures are references; got {len(plain)} where one "
+            "first frame is wanted",
+            "input_reference",
+        )
+    if plain and given is not None:
+        raise IncompatibleInputs(
+            "input_reference: one picture is the first frame, and first_frame is given as well",
+            "input_reference",
+        )
+    if plain:
+        return read_image(plain[0], fields.INPUT_REFERENCE.name)
+    return read_image(given, fields.FIRST_FRAME.name)
+
+
+def read_video(wishes: Wishes) -> Given | None:
+    value = wishes.get(fields.VIDEO)
+    return None if value is None else Given(read_video_source(value, "video"), "video")
+
+
+def check_needs(media: Media, wishes: Wishes, card: ModelCard, task_type: str) -> None:
+    """raises MissingParameter for the first thing that the kind of job cannot do without"""
+    rates = (fields.TARGET_FPS, fields.INTERPOLATION_FACTOR, fields.INTERPOLATION_EXP)
+    by_words = card.inputs.edits_by_words and wishes.has(fields.PROMPT)
+    edited = media.first_frame or media.last_frame or by_words
+    factor = wishes.has(fields.UPSCALE_FACTOR) or wishes.get(fields.ENABLE_UPSCALING)
+    needs: dict[str, tuple[tuple[str, object], ...]] = {
+        "image": (("first_frame", media.first_frame),),
+        "reference": (("reference_images", media.references),),
+        "first_last_frame": (("first_frame", media.first_frame), ("last_frame", media.last_frame)),
+        "extend": (("video", media.video),),
+        "story": (("shots", media.shots),),
+        "interpolate": (("video", media.video), ("target_fps", any(map(wishes.has, rates)))),
+        "upscale": (("video", media.video), ("upscale_factor", factor)),
+        "edit": (("video", media.video), ("first_frame", edited)),
+    }
+    for name, found in needs.get(task_type, ()):
+        if not found:
+            raise MissingParameter(f"{name}: is required for task_type {task_type}", name)
