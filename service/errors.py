@@ -29,6 +29,7 @@ ApiError
 └── Unavailable 503
     ├── QueueFull
     ├── QueueUnavailable        the queue server does not answer
+    ├── StorageUnavailable      the artifact store does not answer
     └── NotReady                no worker could take a job
 """
 
@@ -44,6 +45,7 @@ from starlette.requests import Request
 
 from service.quotas import retry_after
 from worker.jobs import outcomes
+from worker.jobs.blobs import StorageFault
 
 RETRY_AFTER_S = 5  # clients honour 1 to 60 s
 SHOWN_CHARS = 80  # of a refused value
@@ -292,6 +294,12 @@ class QueueUnavailable(Unavailable):
     code = "queue_unavailable"
 
 
+class StorageUnavailable(Unavailable):
+    """The artifact store does not answer."""
+
+    code = "storage_unavailable"
+
+
 class NotReady(Unavailable):
     """No worker could take a job."""
 
@@ -332,9 +340,16 @@ def as_api_error(error: Exception) -> ApiError:
             return IdempotencyKeyReused(
                 "Idempotency-Key was used before with another body", param="Idempotency-Key"
             )
-        case RedisError():
-            return QueueUnavailable("The queue server does not answer; nothing was accepted")
+        case RedisError() | StorageFault():
+            return from_outage(error)
     return InternalError("The server had an error while processing the request")
+
+
+def from_outage(error: RedisError | StorageFault) -> ApiError:
+    """What the service leans on is away."""
+    if isinstance(error, StorageFault):
+        return StorageUnavailable("The file storage does not answer")
+    return QueueUnavailable("The queue server does not answer; nothing was accepted")
 
 
 def from_framework(error: HTTPException) -> ApiError:

@@ -76,7 +76,9 @@ SERVICE_TIER = Field(
 )
 COUNT = Field("n", Integer(1, 1), "Always 1.", ("num_outputs_per_prompt",))
 ENHANCE_PROMPT = Field("enhance_prompt", Flag(only=False), "Always false.")
-RETURN_LAST_FRAME = Field("return_last_frame", Flag(only=False), "Always false.")
+RETURN_LAST_FRAME = Field(
+    "return_last_frame", Flag(), "Keep the last frame as a picture too: variant `last_frame`."
+)
 EXTRA_PARAMS = Field("extra_params", Structure(), "Parameters of the model: `sampler`.")
 
 INPUT_REFERENCE = Field(

@@ -64,6 +64,7 @@ def resolve(
         extend_before=wishes.get(fields.EXTEND_BEFORE) or False,
         upscale_factor=resolve_factor(wishes, card, task_type),
         target_fps=resolve_target(wishes, card, task_type),
+        return_last_frame=wishes.get(fields.RETURN_LAST_FRAME) or False,
         metadata=wishes.get(fields.METADATA) or {},
         user=wishes.get(fields.USER),
     )

@@ -39,6 +39,9 @@ class ServiceSettings(JobSettings):
     decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  # address space of such a process
     max_files_per_tenant: Annotated[int, Field(ge=1)] = 1000  # uploaded by /v1/files, unexpired
     poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # what clients are told to wait
+    link_ttl_s: Annotated[int, Field(ge=1, le=604_800)] = (
+        3600  # links to files hold so long or more
+    )
     public_url: str | None = None  # prefix of links in answers; None: links begin with /v1
 
     @property

@@ -80,6 +80,19 @@ def is_visible(row: Row, tenant: str | None) -> bool:
     return bool(row.get("params")) and not is_deleted(row) and tenant in (None, row["tenant"])
 
 
+def has_fields(row: Row, asked: Row) -> bool:
+    """Whether these fields have these values."""
+    return all(row.get(name) == value for name, value in asked.items())
+
+
+def has_metadata(row: Row, asked: Row) -> bool:
+    """Whether the request carries these pairs."""
+    if not asked:
+        return True
+    known = json.loads(row["params"]).get("metadata", {})
+    return all(known.get(name) == value for name, value in asked.items())
+
+
 def is_deleted(row: Row) -> bool:
     """Whether the owner deleted the job."""
     return row.get("deleted") == "1"
