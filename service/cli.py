@@ -1,6 +1,6 @@
 """The command line: start the service, talk to it, measure it.
 
-With `praxino keys`, in a file of its own, the only place that prints.
+With `praxino keys` and `praxino webhooks`, in files of their own, the only place that prints.
 """
 
 import json
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from service import access
+from service import access, letters
 from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable, Video, completed
 from service.settings import ServiceSettings
@@ -279,6 +279,7 @@ class PlainGroup(TyperGroup):
 
 
 app.add_typer(access.app, name="keys", cls=PlainGroup)
+app.add_typer(letters.app, name="webhooks", cls=PlainGroup)
 
 
 def configure_logging() -> None:
