@@ -15,7 +15,7 @@ from models.catalog import ModelCard
 Frames = NDArray[np.uint8]  # (T, H, W, 3), sRGB, 0..255
 Picture = NDArray[np.uint8]  # (H, W, 3), or (H, W, 4) with straight alpha; sRGB, 0..255
 
-GenerationStage = Literal["encoding", "denoising", "decoding"]
+GenerationStage = Literal["encoding", "denoising", "interpolating", "decoding", "upscaling"]
 
 
 ReferenceRole = Literal["subject", "style", "scene"]
@@ -83,6 +83,7 @@ class Task:
     context_frames: int = 2  # 0..2 of what came before, as seen by what continues it
     context_guidance: float = 1.5  # 1..4, 1 is unguided
     reconstruction_weight: float | None = None  # given frames pull by gradient, untrained
+    quality: str | None = None  # one of the card's; None is its first
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,258 @@
+"""From key latents to the film: interpolation in time, temporal decoding, upsampling in space.
+
+Ho et al. 2022 (arXiv:2210.02303), section 2.2, and Blattmann et al. 2023 (arXiv:2304.08818),
+section 3, in the order of the latter. The base makes key frames at one rate, whatever rate is asked
+for, so films of one seed at 6, 12 and 24 frames a second agree wherever they share a time. Each
+stage also serves clips that were uploaded. How key latents are made is not known here.
+
+What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 frames from 13 keys):
+
+| quality  | base            | interpolation | decoder | upsampler | its decoder | sum |
+|----------|-----------------|---------------|---------|-----------|-------------|-----|
+| draft    | 4 distilled: 26 | 1 step: 14    | 17      | 1: 34     | 35          | 126 |
+| standard | 8 distilled: 53 | 4 steps: 55   | 22      | 3: 102    | 35          | 267 |
+| high     | 16 guided: 210  | 8 steps: 110  | 22      | 6: 204    | 35          | 581 |
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.catalog import CascadeRule, Quality
+from models.protocol import Frames, GenerationStage, OnStep, Step, Task
+from models.videoldm.interpolation import interpolated, moment, network_calls, plan_passes
+from models.videoldm.pictures import read_clip, write_frames
+from models.videoldm.upsampler import Upsampler, count_chunks
+from models.videoldm.weights import Preset
+
+DECODE_CHUNK = 8  # frames that the image decoder takes at once
+ENCODE_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Film:
+    """What is to come out."""
+
+    times: tuple[float, ...]  # seconds, rising
+    fps: float
+    width: int
+    height: int
+    seed: int
+    quality: Quality
+
+
+class Bar:
+    """Counts the units of one stage."""
+
+    def __init__(self, on_step: OnStep, stage: GenerationStage, total: int) -> None:
+        self._on_step, self._stage, self._total = on_step, stage, total
+        self._done = 0
+        on_step(Step(stage, 0, total))
+
+    def step(self, units: int = 1) -> None:
+        """So many more are done."""
+        self._done += units
+        self._on_step(Step(self._stage, self._done, self._total))
+
+
+def key_times(rule: CascadeRule, num_frames: int, fps: int, least: int = 2) -> tuple[float, ...]:
+    """Times of the base's key frames under a film, the last at or after its end.
+
+    least  key frames at least; a film shorter than they are is cut from their beginning
+    """
+    last = -(-(num_frames - 1) * rule.key_fps // fps)
+    return tuple(index / rule.key_fps for index in range(max(least, last + 1)))
+
+
+def film_of(task: Task, rule: CascadeRule, name: str | None = None) -> Film:
+    """What a task asks the stages for.
+
+    raises ValueError for a quality the model does not have
+    """
+    times = tuple(index / task.fps for index in range(task.num_frames))
+    size = (task.width, task.height)
+    return Film(times, task.fps, *size, task.seed, rule.quality(name))
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """The stages after the base of a loaded preset."""
+
+    preset: Preset
+    rule: CascadeRule
+
+    def film(
+        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+    ) -> Iterator[Frames]:
+        """The film of key latents, piece by piece.
+
+        latents  (1, c, k, h, w) of the base, at `times`
+        yields   (n, height, width, 3), in film order
+        raises   ValueError for a size or times that the stages cannot make; what on_step raises
+        """
+        yield from map(write_frames, self._pixels(latents, times, film, on_step))
+
+    def interpolate(self, task: Task, quality: Quality, on_step: OnStep) -> Iterator[Frames]:
+        """A clip at another rate: its own frames where they fall due, made ones in between.
+
+        What a made frame lacks of detail is taken from its neighbours, so that frames do not
+        sharpen and blur in turn. A clip's last frame stands until the clip's time is over.
+
+        task  of kind "interpolate"; its size is the base's, or the upsampler's factor times that
+        """
+        source, rate = _given(task)
+        on_step(Step("encoding", 0, 1))
+        latents = self._encoded(source, task)
+        own = [moment(index / rate) for index in range(len(source))]
+        wanted = [min(moment(index / task.fps), own[-1]) for index in range(task.num_frames)]
+        union = tuple(sorted({*own, *wanted}))
+        film = Film(union, task.fps, task.width, task.height, task.seed, quality)
+        pieces = self._pixels(latents, own, film, on_step)
+        frames = (frame for piece in pieces for frame in piece.split(1, 2))
+        places = {time: index for index, time in enumerate(own)}
+
+        def given(time: float) -> Tensor | None:
+            if time not in places:
+                return None
+            index = places[time]
+            clip = read_clip(source[index : index + 1], task.width, task.height)
+            return clip.to(latents.device)
+
+        for time, frame in anchored(zip(union, frames, strict=True), given):
+            for _ in range(wanted.count(time)):
+                yield write_frames(frame)
+
+    def upscale(self, task: Task, quality: Quality, on_step: OnStep) -> Iterator[Frames]:
+        """A clip made larger by the upsampler's factor, frame for frame.
+
+        task  of kind "upscale"; its size is the result's
+        """
+        source, rate = _given(task)
+        upsampler = self.preset.stages.upsampler
+        if upsampler is None:
+            raise ValueError("a model without an upsampler cannot upscale")
+        factor, device = upsampler.config.factor, self._weight.device
+        width, height = task.width // factor, task.height // factor
+        film = Film((), rate, task.width, task.height, task.seed, quality)
+        pieces = (
+            read_clip(source[start : start + ENCODE_CHUNK], width, height).to(device)
+            for start in range(0, len(source), ENCODE_CHUNK)
+        )
+        large = _enlarged(upsampler, pieces, len(source), film, on_step)
+        yield from map(write_frames, large)
+
+    @property
+    def _weight(self) -> Tensor:
+        return next(self.preset.autoencoder.parameters())
+
+    def _pixels(
+        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+    ) -> Iterator[Tensor]:
+        """The film's frames as (1, 3, n, height, width) in -1..1."""
+        upsampler = self._upsampler(film, latents)
+        between = self._interpolated(latents, times, film, on_step)
+        count = between.shape[2]
+        if upsampler is not None:
+            pieces = self._decoded(between, film.quality)
+            yield from _enlarged(upsampler, pieces, count, film, on_step)
+            return
+        bar = Bar(on_step, "decoding", count)
+        for piece in self._decoded(between, film.quality):
+            yield piece
+            bar.step(piece.shape[2])
+
+    def _upsampler(self, film: Film, latents: Tensor) -> Upsampler | None:
+        """What brings decoded frames to the film's size; None if they have it."""
+        side = self.preset.config.autoencoder.factor
+        made = (latents.shape[4] * side, latents.shape[3] * side)
+        upsampler = self.preset.stages.upsampler
+        if made == (film.width, film.height):
+            return None
+        factor = upsampler.config.factor if upsampler else 1
+        if (made[0] * factor, made[1] * factor) != (film.width, film.height):
+            raise ValueError(
+                f"frames of {made[0]}x{made[1]} cannot be made {film.width}x{film.height}: "
+                f"the factor is {factor}"
+            )
+        return upsampler
+
+    def _interpolated(
+        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+    ) -> Tensor:
+        """Latents at the film's times, (1, c, t, h, w)."""
+        stage, steps = self.preset.stages.interpolator, film.quality.interpolation_steps
+        places = {moment(time): index for index, time in enumerate(times)}
+        wanted = [moment(time) for time in film.times]
+        if set(wanted) <= set(places):
+            return latents[:, :, [places[time] for time in wanted]]
+        if stage is None:
+            raise ValueError("a model without an interpolator makes no frames between its own")
+        passes = plan_passes(times, wanted, stage.config.infill)
+        bar = Bar(on_step, "interpolating", network_calls(passes, steps))
+        return interpolated(stage, latents, times, wanted, steps, film.seed, bar.step)
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor, quality: Quality) -> Iterator[Tensor]:
+        """Frames (1, 3, n, H, W) of the base's size, some at a time."""
+        autoencoder, decoder = self.preset.autoencoder, self.preset.stages.decoder
+        latents = latents.to(self._weight)
+        if decoder is not None and quality.temporal_decoder:
+            yield from (piece.float() for piece in decoder.pieces(autoencoder, latents))
+            return
+        for chunk in latents.split(DECODE_CHUNK, 2):
+            yield autoencoder.decode(chunk).float()
+
+    @torch.no_grad()
+    def _encoded(self, source: Frames, task: Task) -> Tensor:
+        """Latents (1, c, t, h, w) of a clip at the base's size."""
+        upsampler = self.preset.stages.upsampler
+        large = f"{task.width}x{task.height}" in self.rule.sizes
+        factor = upsampler.config.factor if large and upsampler is not None else 1
+        latents = []
+        for start in range(0, len(source), ENCODE_CHUNK):
+            piece = source[start : start + ENCODE_CHUNK]
+            pixels = read_clip(piece, task.width // factor, task.height // factor)
+            latents.append(self.preset.autoencoder.encode(pixels.to(self._weight)).float())
+        return torch.cat(latents, 2)
+
+
+def anchored(
+    frames: Iterable[tuple[float, Tensor]], given: Callable[[float], Tensor | None]
+) -> Iterator[tuple[float, Tensor]]:
+    """Made frames brought to those that are given: what these differ by, blended over the gap.
+
+    frames  rising times and (1, 3, 1, H, W), the first and last at times of given frames
+    given   time -> the given frame there, if there is one; it is what comes out
+    """
+    waiting: list[tuple[float, Tensor]] = []
+    begun, before = 0.0, torch.zeros(())
+    for time, frame in frames:
+        own = given(time)
+        if own is None:
+            waiting.append((time, frame))
+            continue
+        after = own - frame
+        for inner, made in waiting:
+            share = (inner - begun) / (time - begun)
+            yield inner, (made + torch.lerp(before, after, share)).clamp(-1, 1)
+        yield time, own
+        waiting, begun, before = [], time, after
+
+
+def _enlarged(
+    upsampler: Upsampler, pieces: Iterable[Tensor], count: int, film: Film, on_step: OnStep
+) -> Iterator[Tensor]:
+    config, steps = upsampler.config, film.quality.upsampler_steps
+    total = count_chunks(count, config.chunk, config.overlap) * steps
+    bar = Bar(on_step, "upscaling", total)
+    yield from upsampler.enlarge(pieces, film.fps, steps, film.seed, bar.step)
+
+
+def _given(task: Task) -> tuple[Frames, float]:
+    """The task's clip and its frames a second."""
+    if task.video is None or not len(task.video):
+        raise ValueError(f"{task.task_type!r} needs a clip")
+    return np.ascontiguousarray(task.video), float(task.video_fps or task.fps)
