@@ -104,9 +104,9 @@ def centre_crop(size: tuple[int, int], wanted: tuple[int, int]) -> Box:
 def fit(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
     """Exactly `wanted` pixels: centre crop to its aspect, then scaled."""
     box = centre_crop(image.size, wanted)
-    return image.resize(
-        wanted, Image.Resampling.LANCZOS, (box.left, box.top, box.right, box.bottom)
-    )
+    # Not `resize(box=…)`: its filter reaches over the edges of the box.
+    cropped = image.crop((box.left, box.top, box.right, box.bottom))
+    return cropped.resize(wanted, Image.Resampling.LANCZOS)
 
 
 def as_frame(image: Image.Image, wanted: tuple[int, int]) -> Image.Image:
