@@ -153,7 +153,10 @@ class Client:
         part = path.with_name(path.name + ".part")
         url = f"/v1/videos/{video_id}/content"
         try:
-            with self._http.stream("GET", url, params={"variant": variant}) as answer:
+            # The files may be in an object store; the key is not sent along to another host.
+            with self._http.stream(
+                "GET", url, params={"variant": variant}, follow_redirects=True
+            ) as answer:
                 if answer.is_error:
                     answer.read()
                     raise read_error(answer)

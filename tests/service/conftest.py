@@ -25,7 +25,15 @@ from redis import Redis
 from service.app import create_app
 from service.settings import ServiceSettings
 from worker.jobs import transport
-from worker.jobs.artifacts import SIDECAR, THUMBNAIL, VIDEO, artifact_prefix, open_store
+from worker.jobs.artifacts import (
+    LAST_FRAME,
+    SIDECAR,
+    SPRITESHEET,
+    THUMBNAIL,
+    VIDEO,
+    artifact_prefix,
+    open_store,
+)
 from worker.jobs.catalog import ModelCard, read_catalog
 from worker.jobs.contract import ErrorCode, Job, JobError, JobResult, Progress, Stage, Status
 from worker.jobs.outcomes import WorkerInfo
@@ -201,9 +209,15 @@ class Hand:
         prefix = artifact_prefix(job, exec)
         sidecar = self.clip.with_name("sidecar.json")
         sidecar.write_text("{}")
+        sheet, last = self.clip.with_name(SPRITESHEET), self.clip.with_name(LAST_FRAME)
+        for path in (sheet, last):
+            Image.new("RGB", (64, 64), (20, 40, 200)).save(path)
+        wanted = job.request.return_last_frame
         result = JobResult(
             video=self.artifacts.put_file(prefix + VIDEO, self.clip),
             thumbnail=self.artifacts.put_file(prefix + THUMBNAIL, self.thumbnail),
+            spritesheet=self.artifacts.put_file(prefix + SPRITESHEET, sheet),
+            last_frame=self.artifacts.put_file(prefix + LAST_FRAME, last) if wanted else None,
             sidecar=self.artifacts.put_file(prefix + SIDECAR, sidecar),
             model_sha256="ab" * 32,
             stage_seconds={"denoising": 1.25, "decoding": 0.25},

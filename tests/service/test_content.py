@@ -49,6 +49,28 @@ def test_the_thumbnail_is_a_picture(client, done):
     assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
 
 
+def test_the_spritesheet_is_a_picture(client, done):
+    answer = client.get(done, params={"variant": "spritesheet"})
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["content-disposition"].endswith('.jpg"')
+    assert Image.open(io.BytesIO(answer.content)).format == "JPEG"
+
+
+def test_the_last_frame_is_there_if_it_was_ordered(client, done, hand):
+    answer = client.get(done, params={"variant": "last_frame"})
+    assert code(answer) == (404, "video_not_ready")
+    assert answer.json()["error"]["param"] == "variant"
+    assert "return_last_frame" in answer.json()["error"]["message"]
+    asked = {"prompt": "a fox", "return_last_frame": True}
+    made = client.post("/v1/videos", json=asked).json()
+    hand.finish(made["id"])
+    answer = client.get(f"/v1/videos/{made['id']}/content", params={"variant": "last_frame"})
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).format == "PNG"
+    linked = client.get(f"/v1/videos/{made['id']}").json()["last_frame_url"]
+    assert client.get(linked).content == answer.content
+
+
 def test_an_unknown_variant_is_named(client, done):
     answer = client.get(done, params={"variant": "hologram"})
     assert code(answer) == (400, "invalid_value")

@@ -65,6 +65,8 @@ def test_create_answers_with_the_whole_video_object(client):
         "user": None,
         "url": None,
         "thumbnail_url": None,
+        "spritesheet_url": None,
+        "last_frame_url": None,
         "metrics": {"queue_wait_s": None, "inference_time_s": None, "peak_memory_mb": None},
         "model_sha256": None,
         "content_sha256": None,

@@ -2,7 +2,9 @@
 
 import pytest
 
+from worker.jobs import keys
 from worker.jobs.contract import ErrorCode
+from worker.jobs.settings import DAY_S
 
 PROMPT = "a red fox walks to the left"
 MISSING = "video_" + "0" * 32
@@ -43,8 +45,9 @@ def test_a_job_is_followed_from_queue_to_content(client, hand):
     done = answer.json()
     assert (done["status"], done["stage"], done["progress"]) == ("completed", "done", 100)
     assert done["expires_at"] > done["completed_at"] >= done["created_at"]
-    assert done["url"] == f"/v1/videos/{other['id']}/content"
-    assert done["thumbnail_url"].endswith("?variant=thumbnail")
+    for variant in ("url", "thumbnail_url", "spritesheet_url"):
+        assert done[variant].startswith(f"/v1/videos/{other['id']}/content?variant=")
+    assert done["last_frame_url"] is None  # it was not asked for
     assert done["metrics"]["inference_time_s"] == 1.5
     assert done["metrics"]["peak_memory_mb"] == 321.5
     assert done["metrics"]["queue_wait_s"] >= 0
@@ -122,6 +125,7 @@ def test_lists_can_be_filtered(client, hand):
     assert listed(status="queued") == [ids[2], ids[0]]
     assert listed(task_type="text", model="pocket") == ids[::-1]
     assert listed(model="other") == []
+    assert listed(model="other") == []
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def test_an_ended_job_cannot_be_cancelled(client, hand):
     assert code(unknown) == (404, "video_not_found")
 
 
-def test_deleting_purges_job_and_files_and_may_be_repeated(client, hand):
+def test_deleting_purges_job_and_files_and_may_be_repeated_for_a_day(client, hand, redis):
     made = order(client)
     job = hand.finish(made["id"])
     path = f"/v1/videos/{made['id']}"
@@ -186,6 +190,11 @@ def test_deleting_purges_job_and_files_and_may_be_repeated(client, hand):
     assert client.get("/v1/videos").json()["data"] == []
     again = client.delete(path)
     assert (again.status_code, again.json()) == (200, receipt)
+    # The tombstone stands for a day and not for ever; nothing but it is left.
+    assert DAY_S - 60 < redis.ttl(keys.job(made["id"])) <= DAY_S
+    assert redis.hget(keys.job(made["id"]), "params") is None
+    redis.delete(keys.job(made["id"]))
+    assert code(client.delete(path)) == (404, "video_not_found")
 
 
 def test_deleting_a_queued_job_takes_it_off_the_queue(client, store):
