@@ -218,6 +218,9 @@ def test_a_tenant_with_a_secret_of_its_own_is_not_signed_with_everybodys(
     outbox = Outbox(redis, job_settings.model_copy(update={"webhook_secrets": ()}))
     assert outbox.secrets("studio") == ()
     old, new = outbox.rotate("studio"), outbox.rotate("studio")
+    *kept, everybodys = json.loads(redis.hget(keys.SECRETS, "studio"))
+    assert everybodys[1] - time.time() == pytest.approx(86400, abs=60)
+    redis.hset(keys.SECRETS, "studio", json.dumps(kept))  # a day later
     end(receiver.url())
     end(receiver.url(), tenant="other")
     own, other = sorted(received(receiver, 2), key=lambda one: SECRET in signers(one, old, new))

@@ -16,6 +16,7 @@ from worker.jobs.scripts import Scripts
 from worker.jobs.settings import DAY_S, JobSettings
 from worker.jobs.signing import new_secret
 
+EVERYBODYS = ""  # stands for the secrets of the settings, whatever they are by then
 ROTATION_S = DAY_S  # an old secret signs for this long beside the new one
 
 Outcome = Literal["delivered", "failed", "dead", "gone"]
@@ -113,13 +114,15 @@ class Outbox:
 
     def secrets(self, tenant: str) -> tuple[str, ...]:
         """What letters to a tenant are signed with, newest first: its own, else everybody's."""
-        return tuple(secret for secret, _ in self._valid(tenant)) or self._shared
+        own = self._valid(tenant) or [(EVERYBODYS, None)]
+        expanded = (self._shared if secret == EVERYBODYS else (secret,) for secret, _ in own)
+        return tuple(secret for secrets in expanded for secret in secrets)
 
     def rotate(self, tenant: str) -> str:
         """Give a tenant a new secret of its own; those before sign for a day more."""
         until = self._now() + ROTATION_S
-        before = self._valid(tenant) or [(secret, None) for secret in self._shared]
         fresh = new_secret()
+        before = self._valid(tenant) or [(EVERYBODYS, None)]
         kept = [(secret, end or until) for secret, end in before]
         self._redis.hset(keys.SECRETS, tenant, json.dumps([(fresh, None), *kept]))
         return fresh
