@@ -176,7 +176,8 @@ def read_submission(fields: dict[str, Any]) -> Submission:
     """A submission from fields of either kind; the request's have defaults."""
     own = {name: fields.pop(name) for name in list(fields) if name in Submission.__annotations__}
     request = VideoRequest(**REQUEST | fields)
-    return Submission("studio", request, os.urandom(16).hex(), **own)
+    basics: dict[str, Any] = {"tenant": "studio", "fingerprint": os.urandom(16).hex()}
+    return Submission(request=request, **basics | own)
 
 
 @pytest.fixture

@@ -27,16 +27,18 @@ if quota == 0 then
 end
 
 local rate, at, each = TENANT .. tenant .. TENANT_RATE, now(), WINDOW / quota
-local before = redis.call('HMGET', rate, 'full_at', 'token')
-local full_at = math.max(tonumber(before[1] or at), at)
+local before = redis.call('HMGET', rate, 'full_at', 'quota', 'token')
+-- What was used stays used if the quota is changed: it is kept as time, so it is scaled.
+local used = math.max(tonumber(before[1] or at) - at, 0) * tonumber(before[2] or quota) / quota
+local full_at = at + used
 local verdict, wait = 'known', 0
-if before[2] ~= token then
+if before[3] ~= token then
   wait = math.max(full_at + each - WINDOW - at, 0)
   if wait > 1e-6 then
     verdict = 'limited'
   else
     full_at = full_at + each
-    redis.call('HSET', rate, 'full_at', stamp(full_at), 'token', token)
+    redis.call('HSET', rate, 'full_at', stamp(full_at), 'quota', quota, 'token', token)
     redis.call('EXPIRE', rate, 2 * WINDOW)
   end
 end

@@ -111,9 +111,8 @@ local function leave(id)
   end
 end
 
--- Puts the id at the end of its tenant's line, or `front` of everybody.
+-- Puts an id that waits nowhere at the end of its tenant's line, or in `front` of everybody.
 local function join(id, front)
-  leave(id)
   local queue, tenant = field(id, 'queue'), field(id, 'tenant')
   local turns, push = TURNS .. queue, front and 'LPUSH' or 'RPUSH'
   redis.call(push, queue, id)

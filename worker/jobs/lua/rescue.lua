@@ -21,5 +21,6 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', wip, '(' .. stamp(now()), '+
   end
 end
 redis.call('LREM', intermediate, 0, id)
+leave(id) -- its line may hold it although the list has lost it
 join(id, true)
 return 'pushed'
