@@ -6,6 +6,7 @@ from redis.exceptions import NoPermissionError
 
 from worker.jobs import keys, transport
 from worker.jobs.contract import Progress, Stage
+from worker.jobs.outbox import Outbox
 from worker.jobs.store import JobStore
 
 from .conftest import QUEUE, WIP, Bench
@@ -47,6 +48,21 @@ def test_a_limited_user_may_do_all_that_the_counter_does(
     assert len(bench.store.events.read(done.id)) == 5
     assert bench.store.workers() == ()
     wakes.close()
+
+
+def test_a_limited_user_may_do_all_that_the_outbox_does(limited, job_settings, make_submission):
+    store, outbox = JobStore(limited, job_settings), Outbox(limited, job_settings)
+    job = store.submit(make_submission(callback_url="https://receiver.example/")).job
+    store.cancel(job.id, "studio")
+    (letter,) = outbox.due(9)
+    assert outbox.hold(letter.id, 30)
+    assert not outbox.is_unwanted(letter)
+    assert outbox.settle(letter, "gone", "the receiver answered 410")
+    assert outbox.is_unwanted(letter)
+    assert [dead.id for dead in outbox.dead()] == [letter.id]
+    assert outbox.redeliver(letter.id)
+    assert outbox.deliveries() == {"gone": 1}
+    assert outbox.rotate("studio") in outbox.secrets("studio")
 
 
 def test_a_limited_user_may_not_leave_its_keys(limited):
