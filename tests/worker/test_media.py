@@ -109,6 +109,41 @@ def test_other_arrays_are_refused(tmp_path: Path, frames: Frames) -> None:
         media.write_mp4(frames, tmp_path / "film.mp4", 8, {})
 
 
+def test_the_last_frame_is_kept_exactly(tmp_path: Path) -> None:
+    frames = draw(9)
+    frames[-1] = np.random.default_rng(1).integers(0, 256, frames[-1].shape, np.uint8)
+    media.write_last_frame(frames, tmp_path / "last_frame.png")
+    with Image.open(tmp_path / "last_frame.png") as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        assert np.array_equal(np.asarray(image), frames[-1])
+
+
+@pytest.mark.parametrize(
+    ("count", "tiles", "columns", "rows"),
+    [(1, 1, 1, 1), (2, 2, 2, 1), (5, 5, 3, 2), (16, 16, 4, 4), (61, 16, 4, 4)],
+)
+def test_the_spritesheet_shows_the_film_from_first_to_last(
+    tmp_path: Path, count: int, tiles: int, columns: int, rows: int
+) -> None:
+    frames = np.zeros((count, 32, 48, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:] = 255 * index // max(1, count - 1)  # brighter and brighter
+    media.write_spritesheet(frames, tmp_path / "spritesheet.jpg")
+    with Image.open(tmp_path / "spritesheet.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (48 * columns, 32 * rows))
+        grid = np.asarray(image.convert("L")).reshape(rows, 32, columns, 48).mean((1, 3))
+    seen = grid.ravel()[:tiles]
+    even = np.linspace(0, 255, tiles) if tiles > 1 else np.zeros(1)
+    assert np.abs(seen - even).max() <= 255 / max(1, count - 1) / 2 + 2
+    assert (grid.ravel()[tiles:] == 0).all()
+
+
+def test_stills_of_a_large_film_are_made_small(tmp_path: Path) -> None:
+    media.write_spritesheet(np.zeros((4, 720, 1280, 3), np.uint8), tmp_path / "spritesheet.jpg")
+    with Image.open(tmp_path / "spritesheet.jpg") as image:
+        assert image.size == (640, 360)
+
+
 def test_stopped_encoding_leaves_nothing(tmp_path: Path) -> None:
     def stop(index: int) -> None:
         if index == 5:
