@@ -59,7 +59,27 @@ class VideoLDM:
         check(task, self.card, self.preset.config.abilities)
         return self._film(task, on_step)
 
+    def latents(self, task: Task, on_step: OnStep) -> Tensor:
+        """The film as latents (1, c, t, h, w), not decoded: key frames for the stages after this.
+
+        raises ValueError if the task is outside the card; whatever on_step raises
+        """
+        check(task, self.card, self.preset.config.abilities)
+        pieces = self._pieces(task, on_step)[0]
+        return torch.cat(
+            [piece if isinstance(piece, Tensor) else self._encoded(piece) for piece in pieces], 2
+        )
+
     def _film(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
+        pieces, reports = self._pieces(task, on_step)
+        for piece in pieces:
+            if isinstance(piece, Tensor):
+                yield from self._decoded(piece, reports)
+            else:
+                yield piece
+
+    def _pieces(self, task: Task, on_step: OnStep) -> tuple[Iterator[Frames | Tensor], Reports]:
+        """The film as it is made, latents and given frames, and what reports on it."""
         on_step(Step("encoding", 0, 1, 0, max(1, len(task.shots))))
         source = self._source(task)
         plan = plan_film(
@@ -68,10 +88,9 @@ class VideoLDM:
             len(source) if task.task_type == "extend" else 0,
         )
         reports = Reports(on_step, task, len(plan), edit_steps(task))
-        if task.task_type == "extend" and task.extend_before:
-            yield from self._leading_up(task, plan, source, reports)
-        else:
-            yield from self._following(task, plan, source, reports)
+        backwards = task.task_type == "extend" and task.extend_before
+        pieces = self._leading_up if backwards else self._following
+        return pieces(task, plan, source, reports), reports
 
     def _source(self, task: Task) -> Frames:
         """The clip that the task begins from, at the film's rate and size; else no frames."""
@@ -81,8 +100,8 @@ class VideoLDM:
 
     def _following(
         self, task: Task, plan: tuple[Segment, ...], source: Frames, reports: Reports
-    ) -> Iterator[Frames]:
-        """The source, if it is extended, then every segment after the one before it."""
+    ) -> Iterator[Frames | Tensor]:
+        """The source, if it is extended, then latents of every segment after the one before it."""
         latents = None
         if task.task_type == "extend":
             yield source
@@ -90,19 +109,19 @@ class VideoLDM:
         for index, segment in enumerate(plan):
             reports.begin(segment.shot, ends=index == len(plan) - 1)
             latents = self._clip(task, segment, latents, source, reports)
-            yield from self._decoded(latents[:, :, segment.carried :], reports)
+            yield latents[:, :, segment.carried :]
 
     def _leading_up(
         self, task: Task, plan: tuple[Segment, ...], source: Frames, reports: Reports
-    ) -> Iterator[Frames]:
-        """Segments from the source backwards, then all of it in film order."""
+    ) -> Iterator[Frames | Tensor]:
+        """Segments from the source backwards; then their latents in film order, and the source."""
         clips = []
         latents = self._encoded(source[:MAX_CONTEXT])
         for index, segment in enumerate(plan):
             reports.begin(segment.shot, ends=index == len(plan) - 1)
             latents = self._clip(task, segment, latents, source, reports)
             clips.append(latents[:, :, : segment.new])
-        yield from self._decoded(torch.cat(clips[::-1], 2), reports)
+        yield torch.cat(clips[::-1], 2)
         yield source
 
     def _clip(
