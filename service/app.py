@@ -1,5 +1,6 @@
 """The API process, wired. Nothing here decides anything."""
 
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -9,14 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from service import capabilities, content, files, health, listing, videos
+from service import capabilities, content, events, files, health, listing, videos
 from service.auth import Gate, read_keys
 from service.decoder import Decoders
 from service.deps import Services
 from service.errors import ApiError, answer_error
+from service.follow import Hub
 from service.headers import Envelope
 from service.links import Links
 from service.metrics import Metrics
+from service.outlook import Outlook
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import open_store
 from worker.jobs.blobs import StorageFault
@@ -48,7 +51,7 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
         lifespan=close_at_end,
     )
     app.state.services = services
-    for routes in (capabilities, videos, listing, content, files, health):
+    for routes in (capabilities, videos, events, listing, content, files, health):
         app.include_router(routes.router)
     for kind in (
         StorageFault,
@@ -89,10 +92,14 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         outbound=Outbound(settings),
         outbox=outbox,
         metrics=Metrics(store, cards, outbox),
+        outlook=Outlook(store, cards),
+        hub=Hub(store.events),
+        draining=threading.Event(),
     )
 
 
 @asynccontextmanager
 async def close_at_end(app: FastAPI) -> AsyncIterator[None]:
     yield
+    app.state.services.hub.close()
     app.state.services.store.redis.close()

@@ -19,12 +19,14 @@ from typing import Any, TypedDict, cast
 
 from service.children import StartError
 from service.client import Client, JobFailed, Video, completed
+from service.outlook import median_error
 from service.pressure import submit_steadily
 from service.trial import trial_service
 from worker.jobs.contract import VideoRequest
 
 PROMPT = "a penguin moving right over the sea"
 POLL_S = 0.01
+FORECASTS = 6  # jobs ordered at once
 QUIET_SHARE = 0.9  # of the bare model's time, in which a job's client does not poll
 OPEN_CAPS = {"PRAXINO_MAX_ACTIVE_PER_TENANT": "100000", "PRAXINO_MAX_QUEUE_DEPTH": "100000"}
 
@@ -35,6 +37,7 @@ class Report(TypedDict):
     overhead_ms: float  # median of (submit to completed) minus bare generation
     submit_p99_ms: float  # from the planned send time to the answer
     cancel_p95_over_step_ms: float  # cancel sent to job ended, minus one denoising step
+    eta_median_error: float  # of the time to the end, told when ordered: |told - true| / true
     details: dict[str, Any]
 
 
@@ -71,7 +74,9 @@ def measure(rounds: int, cancels: int, rate: int, duration_s: float, note: Note)
         note(f"{cancels} cancels while denoising")
         step_s = bare.time(request)["step_seconds"]
         waits = [time_cancel(client, seed) for seed in range(cancels)]
-    return summarise(latencies, pairs, waits, step_s)
+        note(f"forecasts for {FORECASTS} jobs ordered at once")
+        forecasts = time_forecasts(client, FORECASTS)
+    return summarise(latencies, pairs, waits, step_s, forecasts)
 
 
 def summarise(
@@ -79,14 +84,18 @@ def summarise(
     pairs: Sequence[tuple[float, float]],
     waits: Sequence[float],
     step_s: float,
+    forecasts: Sequence[tuple[float, float]],
 ) -> Report:
-    """The figures, from seconds: submissions, (job, bare generation) pairs, cancels, one step."""
+    """The figures, from seconds: submissions, (job, bare generation) pairs, cancels, one step,
+    (told, true) times to the end."""
     overheads = [job_s - bare_s for job_s, bare_s in pairs]
     return {
         "overhead_ms": in_ms(statistics.median(overheads)),
         "submit_p99_ms": in_ms(quantile(latencies, 0.99)),
         "cancel_p95_over_step_ms": in_ms(quantile(waits, 0.95) - step_s),
+        "eta_median_error": round(median_error(forecasts), 3),
         "details": {
+            "forecast_s_each": [[round(told, 2), round(true, 2)] for told, true in forecasts],
             "jobs": len(pairs),
             "job_ms_median": in_ms(statistics.median(job_s for job_s, _ in pairs)),
             "bare_ms_median": in_ms(statistics.median(bare_s for _, bare_s in pairs)),
@@ -180,6 +189,19 @@ def time_cancel(client: Client, seed: int) -> float:
     if error is None or error["code"] != "cancelled":
         raise JobFailed(f"a cancelled job ended as {video['status']}")
     return waited_s
+
+
+def time_forecasts(client: Client, count: int) -> list[tuple[float, float]]:
+    """Seconds to the end of jobs that queue together: as told when ordered, and as they were."""
+    ordered = [(client.create(PROMPT, seed=seed), time.perf_counter()) for seed in range(count)]
+    pairs = []
+    for video, began in ordered:
+        told = video.get("eta_seconds")
+        if told is None:
+            raise JobFailed("the service forecast nothing for a job")
+        completed(client.follow(video, lambda _: None, 10 * POLL_S))
+        pairs.append((told, time.perf_counter() - began))
+    return pairs
 
 
 def most_steps(client: Client) -> int:

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 from service.deps import Tenant, Wired
 from service.errors import NotFound, show
+from service.outlook import UP
 from service.schema import refusals
 from service.tasks import offered
 from service.wire import PREFIX, Shape
@@ -166,7 +167,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
 
 def is_up(worker: WorkerInfo) -> bool:
     """Whether a worker has its model loaded and takes jobs."""
-    return worker.state in ("idle", "busy")
+    return worker.state in UP
 
 
 def to_range(span: Span) -> Range:

@@ -87,6 +87,7 @@ def api(
     import uvicorn
 
     from service.app import create_app
+    from service.server import LeavingServer
 
     configure_logging()
     with plain_errors():
@@ -109,7 +110,7 @@ def api(
             typer.echo(f"Praxino's API listens at {base_url(listener)}")
         else:
             listener = socket.socket(fileno=fd)  # bound and kept by `praxino up`
-        uvicorn.Server(config).run(sockets=[listener])
+        LeavingServer(config, application.state.services).run(sockets=[listener])
 
 
 @app.command()
@@ -234,6 +235,7 @@ def bench(
         json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         for name in ("overhead_ms", "submit_p99_ms", "cancel_p95_over_step_ms"):
             typer.echo(f"{name:>24} {report[name]:8.1f}")
+        typer.echo(f"{'eta_median_error':>24} {report['eta_median_error']:8.3f}")
 
 
 @app.command()

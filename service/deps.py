@@ -1,5 +1,6 @@
 """What handlers are given: the wired services, the caller and its tenant, the body."""
 
+import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,9 +11,11 @@ from starlette.datastructures import UploadFile
 
 from service.auth import Gate
 from service.decoder import Decoders
+from service.follow import Hub
 from service.forms import BodyLimits, RawBody, read_body
 from service.links import Links
 from service.metrics import Metrics
+from service.outlook import Outlook
 from service.settings import ServiceSettings
 from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.callers import Caller
@@ -43,6 +46,9 @@ class Services:
     outbound: Outbound
     outbox: Outbox
     metrics: Metrics
+    outlook: Outlook
+    hub: Hub
+    draining: threading.Event  # set once the process is to leave
 
 
 async def get_services(request: Request) -> Services:

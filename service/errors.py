@@ -30,7 +30,8 @@ ApiError
     ├── QueueFull
     ├── QueueUnavailable        the queue server does not answer
     ├── StorageUnavailable      the artifact store does not answer
-    └── NotReady                no worker could take a job
+    ├── NotReady                no worker could take a job
+    └── Draining                this server, or every worker, is about to stop
 """
 
 from collections.abc import Mapping
@@ -304,6 +305,12 @@ class NotReady(Unavailable):
     """No worker could take a job."""
 
     code = "not_ready"
+
+
+class Draining(Unavailable):
+    """This server, or every worker, is about to stop."""
+
+    code = "draining"
 
 
 def show(value: object) -> str:

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.capabilities import is_up
 from service.deps import Wired
-from service.errors import NotReady
+from service.errors import Draining, NotReady
 from service.schema import binary, refusals
 from service.wire import Shape
 
@@ -43,8 +43,13 @@ async def get_health() -> JSONResponse:
     responses=refusals(503),
 )
 def get_readiness(services: Wired) -> JSONResponse:
-    """Whether the queue server answers and at least one worker has its model loaded."""
-    up = sum(is_up(worker) for worker in services.store.workers())
+    """Whether the queue server answers, a worker has its model loaded, and nothing drains."""
+    if services.draining.is_set():
+        raise Draining("This server is about to stop")
+    workers = services.store.workers()
+    up = sum(is_up(worker) for worker in workers)
+    if not up and any(worker.state == "draining" for worker in workers):
+        raise Draining("Every worker is about to stop")
     if not up:
         raise NotReady("No worker is ready")
     return JSONResponse(Ready(workers=up).model_dump())

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from service import fitting
+from service.budget import appraise
 from service.decoder import Decoder
 from service.deps import Services
 from service.errors import ApiError, IncompatibleInputs, Unavailable, VideoExpired
@@ -54,11 +55,12 @@ def admit(order: Order, submission: Submission, services: Services) -> Admission
     raises      ApiError for an input that is unusable or not there; StoreError
     """
     if not order.media:
-        return services.store.submit(submission)
+        return services.store.submit(appraise(submission, order, services))
     job_id = new_job_id()
     with stored_inputs(submission.tenant, job_id, services):
         request = prepare(order, submission.tenant, job_id, services)
-        admission = services.store.submit(replace(submission, job_id=job_id, request=request))
+        submission = replace(submission, job_id=job_id, request=request)
+        admission = services.store.submit(appraise(submission, order, services))
     if admission.job.id != job_id:
         services.inputs.drop(submission.tenant, job_id)
     return admission

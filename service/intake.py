@@ -37,12 +37,19 @@ class Order:
     tier: Tier = Tier.DEFAULT  # as wished: whether the caller may is not looked at here
 
 
-def read_order(tree: Tree, cards: Mapping[str, ModelCard], default_model: str, path: str) -> Order:
+def read_order(
+    tree: Tree,
+    cards: Mapping[str, ModelCard],
+    default_model: str,
+    path: str,
+    lenient: bool = False,
+) -> Order:
     """The whole intake of one body.
 
+    lenient  unknown fields become warnings
     raises ApiError of status 400, naming the field, the value and the limit
     """
-    wishes = sort_images(read_wishes(tree))
+    wishes = sort_images(read_wishes(tree, lenient))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
     media = read_media(wishes, card, task_type)

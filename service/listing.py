@@ -68,7 +68,8 @@ def list_videos(
         raise InvalidValue(
             f"after: must be the id of a video; got {show(after)}", "after"
         ) from error
-    listed = to_page(page.jobs, page.has_more, services.links)
+    jobs = [services.outlook.seen(job) for job in page.jobs]
+    listed = to_page(jobs, page.has_more, services.links)
     return JSONResponse(listed.model_dump(mode="json"))
 
 

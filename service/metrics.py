@@ -3,19 +3,30 @@
 Never with job ids. A scrape answers without the queue server, with `praxino_queue_up` at 0.
 """
 
+import math
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
 from worker.jobs.contract import Job
 from worker.jobs.outbox import Outbox
 from worker.jobs.store import JobStore
+from worker.jobs.tally import Histogram as TallyHistogram
 
 QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+STATES = ("starting", "idle", "busy", "draining")  # of a worker
+KIND = ("task_type", "model")
 
 
 class Metrics:
@@ -90,9 +101,25 @@ class StoreCollector(Collector):
         known = self.store.workers()
         running.add_metric((), sum(worker.job_id is not None for worker in known))
         workers = GaugeMetricFamily("praxino_workers", "Live workers.", labels=("state",))
-        for state, count in Tally(worker.state for worker in known).items():
-            workers.add_metric((state,), count)
-        return [depth, running, workers, self.read_deliveries()]
+        states = Tally(STATES) + Tally(worker.state for worker in known)
+        for state, count in states.items():
+            workers.add_metric((state,), count - (state in STATES))
+        return [depth, running, workers, self.read_deliveries(), *self.read_tally()]
+
+    def read_tally(self) -> list[Metric]:
+        """What the queue server counted, the same from every API process. raises RedisError"""
+        tally = self.store.tally()
+        finished = CounterMetricFamily(
+            "praxino_jobs_finished", "Jobs that ended, by how.", labels=(*KIND, "outcome")
+        )
+        for labels, count in tally.finished.items():
+            finished.add_metric(labels, count)
+        return [
+            finished,
+            to_family("job_queue_wait", "From order to start.", KIND, tally.queue_wait),
+            to_family("job_run", "The last attempt.", KIND, tally.run),
+            to_family("job_stage", "Stages of completed jobs.", ("model", "stage"), tally.stage),
+        ]
 
     def read_deliveries(self) -> Metric:
         """raises RedisError"""
@@ -102,3 +129,17 @@ class StoreCollector(Collector):
         for outcome, count in self.outbox.deliveries().items():
             deliveries.add_metric((outcome,), count)
         return deliveries
+
+
+def to_family(
+    name: str, about: str, labels: tuple[str, ...], found: Mapping[tuple[str, ...], TallyHistogram]
+) -> Metric:
+    """Histograms by their labels, as Prometheus reads them."""
+    family = HistogramMetricFamily(f"praxino_{name}_seconds", about, labels=labels)
+    for values, histogram in found.items():
+        buckets = [
+            ("+Inf" if math.isinf(bound) else str(bound), count)
+            for bound, count in histogram.buckets
+        ]
+        family.add_metric(values, buckets, histogram.sum_s)
+    return family

@@ -44,7 +44,7 @@ def sort_images(wishes: Wishes) -> Wishes:
         values[fields.INPUT_REFERENCE.name] = plain if isinstance(listed, list) else plain[0]
     for frame, strength in STRENGTHS:
         split_strength(values, frame, strength)
-    return Wishes(values)
+    return Wishes(values, wishes.warnings)
 
 
 def place(values: dict[str, Any], item: object, param: str) -> bool:

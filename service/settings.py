@@ -1,6 +1,6 @@
 """Settings of the API process: who may call, and how much a body may hold."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -38,7 +38,10 @@ class ServiceSettings(JobSettings):
     decode_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for all files of a request
     decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  # address space of such a process
     max_files_per_tenant: Annotated[int, Field(ge=1)] = 1000  # uploaded by /v1/files, unexpired
-    poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # what clients are told to wait
+    poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # clients wait at least this
+    keep_alive_s: Annotated[float, Field(gt=0)] = 15.0  # between two bytes of an event stream
+    unknown_fields: Literal["refuse", "warn"] = "refuse"  # warn: ignored, and told in the answer
+    api_drain_s: Annotated[float, Field(ge=0)] = 0.0  # served on, unready, after a stop signal
     link_ttl_s: Annotated[int, Field(ge=1, le=604_800)] = (
         3600  # links to files hold so long or more
     )

@@ -9,14 +9,16 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from service.auth import check_tier
 from service.callbacks import check_callback
 from service.deps import Body, KnownCaller, Services, Tenant, Wired
-from service.errors import VideoNotCancellable, VideoNotFound
+from service.errors import Draining, VideoNotCancellable, VideoNotFound
 from service.forms import parse_body
 from service.inputs import admit
 from service.intake import read_order
+from service.prefer import patiently
 from service.schema import create_body, refusals
 from service.values import check_length
 from service.wire import (
@@ -37,6 +39,10 @@ router = APIRouter(tags=["videos"])
 JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 MAX_KEY_CHARS = 255
 
+Prefer = Annotated[
+    str | None, Header(description="`wait=n` waits up to n seconds, at most 60, for the end.")
+]
+
 
 @router.post(
     PREFIX,
@@ -52,10 +58,15 @@ def create_video(
     services: Wired,
     idempotency_key: Annotated[str | None, Header()] = None,
     x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
-) -> JSONResponse:
+    prefer: Prefer = None,
+) -> Response:
     """Admit a job and answer with it as it stands; a repeated request gets the same job."""
+    if services.draining.is_set():
+        raise Draining("This server is about to stop; nothing was accepted")
     tree = parse_body(body)
-    order = read_order(tree, services.cards, services.settings.default_model, PREFIX)
+    settings = services.settings
+    lenient = settings.unknown_fields == "warn"
+    order = read_order(tree, services.cards, settings.default_model, PREFIX, lenient)
     check_tier(order.tier, caller)
     check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
     callback_url = check_callback(order.callback_url, caller.tenant, services)
@@ -76,7 +87,7 @@ def create_video(
     else:
         services.metrics.count_submission(admission.job)
         log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
-    return answer(admission.job, services, headers)
+    return patiently(admission.job, prefer, services, answer, headers)
 
 
 @router.get(
@@ -86,9 +97,11 @@ def create_video(
     response_model=Video,
     responses=refusals(401, 404, 503),
 )
-def retrieve_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def retrieve_video(
+    video_id: str, tenant: Tenant, services: Wired, prefer: Prefer = None
+) -> Response:
     """The job as it stands; a failed one is an answer like any other."""
-    return answer(find(video_id, tenant, services), services)
+    return patiently(find(video_id, tenant, services), prefer, services, answer, {})
 
 
 @router.post(
@@ -138,6 +151,6 @@ def known_shape(video_id: str) -> str:
 
 def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
     """The Video object, with the headers that pace whoever follows it."""
-    video = to_video(job, services.links)
+    video = to_video(services.outlook.seen(job), services.links)
     pace = following(job, services.settings.poll_after_ms)
     return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))

@@ -13,6 +13,8 @@ from service.links import Links
 from worker.jobs.contract import TERMINAL, Job, Status, VideoRequest
 
 PREFIX = "/v1/videos"
+POLL_SHARE = 0.1  # of a job's run between two questions: a twentieth of it is lost on average
+MAX_POLL_MS = 10_000
 
 
 class Shape(BaseModel):
@@ -92,6 +94,7 @@ class Video(Shape):
     metrics: VideoMetrics
     model_sha256: str | None
     content_sha256: str | None
+    warnings: list[str]
 
 
 class VideoPage(Shape):
@@ -153,6 +156,7 @@ def to_video(job: Job, links: Links) -> Video:
         metrics=to_metrics(job),
         model_sha256=result and result.model_sha256,
         content_sha256=result and result.video.sha256,
+        warnings=list(job.warnings),
     )
 
 
@@ -225,10 +229,16 @@ def is_expired(job: Job) -> bool:
 
 
 def following(job: Job, poll_after_ms: int) -> dict[str, str]:
-    """Headers that pace a client which follows the job."""
-    headers = {"openai-poll-after-ms": str(poll_after_ms)}
+    """Headers that pace a client which follows the job, the same for its whole life.
+
+    poll_after_ms  the least; a longer job is asked after less often
+    """
+    wait_ms = poll_after_ms
+    if job.cost_s is not None:
+        wait_ms = max(poll_after_ms, min(round(POLL_SHARE * 1000 * job.cost_s), MAX_POLL_MS))
+    headers = {"openai-poll-after-ms": str(wait_ms)}
     if job.status not in TERMINAL:
-        headers["Retry-After"] = str(max(1, -(-poll_after_ms // 1000)))
+        headers["Retry-After"] = str(max(1, -(-wait_ms // 1000)))
     return headers
 
 

@@ -13,6 +13,7 @@ from service.forms import Tree
 from service.values import Field, from_json_text, refuse
 
 T = TypeVar("T")
+MAX_WARNINGS = 16
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Wishes:
     """The fields that were given, typed, under their own names."""
 
     values: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()  # what was ignored
 
     def get(self, field: Field[T]) -> T | None:
         """The value given for a field, or None."""
@@ -30,11 +32,18 @@ class Wishes:
         return field.name in self.values
 
 
-def read_wishes(tree: Tree) -> Wishes:
-    """Known fields, typed. Null means absent, and an alias must agree with its field."""
+def read_wishes(tree: Tree, lenient: bool = False) -> Wishes:
+    """Known fields, typed. Null means absent, and an alias must agree with its field.
+
+    lenient  unknown fields are ignored with a warning
+    """
     values: dict[str, Any] = {}
+    warnings: list[str] = []
     for name, value in unfold_params(tree).items():
         field = fields.BY_NAME.get(name)
+        if field is None and lenient:
+            warnings.append(f"{unknown(name).message}; it was ignored")
+            continue
         if field is None:
             raise unknown(name)
         if value is None:
@@ -45,7 +54,7 @@ def read_wishes(tree: Tree) -> Wishes:
                 f"{name}: contradicts {field.name}, which it is an alias of; got {show(value)}",
                 name,
             )
-    return Wishes(values)
+    return Wishes(values, tuple(warnings[:MAX_WARNINGS]))
 
 
 def unfold_params(tree: Tree) -> Tree:

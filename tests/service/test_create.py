@@ -70,6 +70,7 @@ def test_create_answers_with_the_whole_video_object(client):
         "metrics": {"queue_wait_s": None, "inference_time_s": None, "peak_memory_mb": None},
         "model_sha256": None,
         "content_sha256": None,
+        "warnings": [],
     }
     assert isinstance(video["created_at"], int)
     assert answer.headers["location"] == f"/v1/videos/{video['id']}"

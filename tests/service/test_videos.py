@@ -33,7 +33,7 @@ def test_a_job_is_followed_from_queue_to_content(client, hand):
     running = answer.json()
     assert (running["status"], running["stage"]) == ("in_progress", "denoising")
     assert 0 < running["progress"] < 100
-    assert running["eta_seconds"] == 1.5
+    assert 0 < running["eta_seconds"] <= 1.5  # said a moment ago
     assert running["attempt"] == 1
     assert isinstance(running["started_at"], int)
     assert running["queue_position"] is None

@@ -38,10 +38,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Replay:
-    """Events in order; `gap` if older ones than the first had to be dropped unread."""
+    """Events in order; `gap` if older ones than the first had to be dropped unread.
+
+    `empty` if the whole stream is gone, as it is a day after the job's end.
+    """
 
     events: tuple[Event, ...]
     gap: bool
+    empty: bool = False
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
@@ -74,7 +78,7 @@ class EventLog:
         if not row.is_visible(current, tenant):
             raise JobNotFound(job_id)
         events = tuple(_event(job_id, current, *entry) for entry in entries)
-        return Replay(events, gap=_has_gap(after, oldest))
+        return Replay(events, gap=_has_gap(after, oldest), empty=not oldest)
 
     def wakes(self) -> "Wakes":
         """Subscribe to the ids of jobs with new events; one per process is enough."""
@@ -113,9 +117,10 @@ def _event(job_id: str, current: row.Row, stream_id: bytes, fields: dict[bytes, 
 def _has_gap(after: str | None, oldest: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
     if not oldest or oldest[0][1][b"seq"] == b"1":
         return False
-    return after is None or _order(after) < _order(oldest[0][0].decode())
+    return after is None or order(after) < order(oldest[0][0].decode())
 
 
-def _order(stream_id: str) -> tuple[int, int]:
+def order(stream_id: str) -> tuple[int, int]:
+    """Ids of a stream sort by this."""
     milliseconds, number = stream_id.split("-")
     return int(milliseconds), int(number)

@@ -34,6 +34,7 @@ from worker.jobs.outcomes import (
 from worker.jobs.roster import Roster
 from worker.jobs.scripts import Scripts
 from worker.jobs.settings import JobSettings
+from worker.jobs.tally import Tally, read_tally
 
 CHUNK = 100  # rows read at once while listing
 
@@ -216,6 +217,10 @@ class JobStore:
     def learned(self, model: str) -> Samples:
         """What clips of a model took on whichever workers."""
         return self._roster.learned(model)
+
+    def tally(self) -> Tally:
+        """How jobs ended and how long they took, over all processes."""
+        return read_tally(self.redis)
 
     # Forecast
 

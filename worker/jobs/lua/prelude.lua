@@ -57,12 +57,44 @@ local function announce(id, state, at)
   redis.call('ZADD', OUTBOX, stamp(at), letter)
 end
 
+-- Running totals for operators, never by job: how jobs ended, and histograms of seconds. A field's
+-- name is what is counted, its labels and the bound of its bucket, tabs between; see tally.py.
+local BOUNDS = { 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600 }
+
+local function observe(name, seconds)
+  local bound = 'inf'
+  for i = #BOUNDS, 1, -1 do
+    if seconds <= BOUNDS[i] then
+      bound = BOUNDS[i]
+    end
+  end
+  redis.call('HINCRBY', TALLY, name .. '\t' .. bound, 1)
+  redis.call('HINCRBYFLOAT', TALLY, name .. '\tsum', string.format('%.3f', seconds))
+end
+
+local function count_end(id, state, payload, at)
+  local row = redis.call('HMGET', JOB .. id, 'task_type', 'model', 'created_at', 'started_at', 'claimed_at')
+  local kind = row[1] .. '\t' .. row[2]
+  local outcome = state == 'failed' and cjson.decode(payload).code or state
+  redis.call('HINCRBY', TALLY, 'finished\t' .. kind .. '\t' .. outcome, 1)
+  if row[4] and row[4] ~= '' then
+    observe('queue_wait\t' .. kind, math.max(0, tonumber(row[4]) - tonumber(row[3])))
+    observe('run\t' .. kind, math.max(0, at - tonumber(row[5])))
+  end
+  if state == 'completed' then
+    for stage, seconds in pairs(cjson.decode(payload).stage_seconds) do
+      observe('stage\t' .. row[2] .. '\t' .. stage, seconds)
+    end
+  end
+end
+
 -- The one way into a terminal state. `by` is the attempt that ended it, '' for anyone else.
 local function finish(id, state, name, payload, by)
   local at = now()
   local ttl = tonumber(field(id, 'result_ttl'))
   redis.call('HSET', JOB .. id, 'state', state, 'stage', 'done', 'eta', '', 'exec', '',
     'ended_by', by, 'completed_at', stamp(at), name, payload)
+  count_end(id, state, payload, at)
   if state == 'completed' then
     redis.call('HSET', JOB .. id, 'progress', 100, 'expires_at', stamp(at + ttl))
   end

@@ -1,0 +1,152 @@
+"""Forecasts: the time to the end is the work ahead, shared by the workers, and the own run."""
+
+import time
+
+import pytest
+
+from service.outlook import FRESH_S, Outlook, median_error
+from worker.jobs.catalog import read_catalog
+from worker.jobs.contract import Progress, Stage
+from worker.jobs.costs import Sample, estimate, shape_of
+from worker.jobs.outcomes import WorkerInfo
+
+RUN_S = 10.0
+
+
+@pytest.fixture
+def outlook(store):
+    return Outlook(store, read_catalog())
+
+
+@pytest.fixture
+def staff(store, make_request):
+    """Puts workers on the roster that take 10 s for the usual request of 20 steps."""
+    sample = Sample(shape=shape_of(make_request()), lead_s=1, step_s=0.4, tail_s=1, jobs=1)
+
+    def put(name, state="idle", job_id=None, samples=(sample,), memory_mb=None):
+        store.put_worker(
+            WorkerInfo(
+                name=name,
+                model="pocket",
+                state=state,
+                pid=1,
+                job_id=job_id,
+                samples=samples,
+                memory_mb=memory_mb,
+            ),
+            ttl_s=60,
+        )
+
+    return put
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_work_ahead_is_shared_by_the_workers(outlook, staff, store, make_submission, workers):
+    for index in range(workers):
+        staff(f"w{index}")
+    jobs = [store.submit(make_submission()).job for _ in range(7)]
+    for place, job in enumerate(jobs):
+        rounds = place // workers + 1
+        assert outlook.eta_s(job) == pytest.approx(RUN_S * rounds, abs=1)
+
+
+def test_a_job_that_came_after_the_picture_stands_behind_all_others(
+    outlook, staff, store, make_submission
+):
+    staff("w")
+    etas = [outlook.eta_s(store.submit(make_submission()).job) for _ in range(5)]
+    assert etas == pytest.approx([RUN_S * place for place in range(1, 6)], abs=1)
+
+
+def test_other_sizes_ahead_weigh_what_they_cost(outlook, staff, store, make_submission):
+    staff("w")
+    store.submit(make_submission(num_inference_steps=45))  # 20 s
+    job = store.submit(make_submission(num_inference_steps=5)).job  # 4 s
+    assert outlook.eta_s(job) == pytest.approx(24, abs=1)
+
+
+def test_the_running_job_counts_as_far_as_it_is(outlook, staff, store, hand, make_submission):
+    running = store.submit(make_submission()).job
+    _, exec = hand.start(running.id)
+    progress = Progress(stage=Stage.DENOISING, step=15, total=20, eta_s=3.0)
+    store.report(running.id, exec, progress)
+    staff("w", "busy", running.id)
+    job = store.submit(make_submission()).job
+    assert outlook.eta_s(job) == pytest.approx(3 + RUN_S, abs=1)
+    time.sleep(0.5)
+    assert outlook.eta_s(store.get(running.id)) == pytest.approx(2.5, abs=0.4)
+
+
+def test_the_forecast_runs_down(outlook, staff, store, make_submission):
+    staff("w")
+    job = store.submit(make_submission()).job
+    first = outlook.eta_s(job)
+    time.sleep(0.3)
+    assert first - 1 < outlook.eta_s(job) <= first - 0.25
+
+
+@pytest.mark.parametrize("state", ["starting", "draining"])
+def test_nobody_forecasts_without_a_worker_that_takes_jobs(
+    outlook, staff, store, make_submission, state
+):
+    staff("w", state)
+    job = store.submit(make_submission()).job
+    assert outlook.eta_s(job) is None
+    assert outlook.run_s(job.request) is None
+
+
+def test_an_ended_job_has_no_time_left(outlook, staff, store, hand, make_submission):
+    staff("w")
+    job = store.submit(make_submission()).job
+    store.cancel(job.id, job.tenant)
+    assert outlook.eta_s(store.get(job.id)) is None
+
+
+def test_one_picture_serves_a_second_of_questions(staff, store, redis, make_submission):
+    outlook = Outlook(store, read_catalog())
+    staff("w")
+    jobs = [store.submit(make_submission()).job for _ in range(20)]
+    outlook.eta_s(jobs[0])
+    before = redis.info("stats")["total_commands_processed"]
+    began = time.monotonic()
+    for job in jobs * 10:
+        outlook.eta_s(job)
+    asked = redis.info("stats")["total_commands_processed"] - before
+    assert asked < 100 * (1 + (time.monotonic() - began) / FRESH_S)
+
+
+def test_an_outage_costs_the_forecast_and_no_answer(outlook, staff, store, make_submission, valkey):
+    staff("w")
+    job = store.submit(make_submission()).job
+    store.redis.connection_pool.connection_kwargs["retry"] = None
+    valkey.stop()
+    try:
+        assert outlook.eta_s(job) is None
+    finally:
+        valkey.start()
+
+
+def test_the_wire_tells_forecast_and_a_constant_pace(api, client, staff, hand, make_request):
+    staff("w")
+    body = {"prompt": "a fox", "num_inference_steps": 20, "guidance_scale": 4.0}
+    time.sleep(FRESH_S)  # the shared API may hold an older picture
+    answer = client.post("/v1/videos", json=body)
+    video = answer.json()
+    assert video["eta_seconds"] == pytest.approx(RUN_S, abs=1)
+    pace = answer.headers["openai-poll-after-ms"]
+    assert pace == "1000"  # a tenth of the run
+    assert answer.headers["retry-after"] == "1"
+    hand.start(video["id"])
+    again = client.get(f"/v1/videos/{video['id']}")
+    assert again.headers["openai-poll-after-ms"] == pace
+    listed = client.get("/v1/videos").json()["data"][0]
+    assert 0 < listed["eta_seconds"] <= RUN_S
+    assert estimate(make_request(), read_catalog()["pocket"].cost, ()).total_s > 0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error"),
+    [([(8, 10)], 0.2), ([(8, 10), (10, 10)], 0.1), ([(9, 10), (50, 10), (10, 10)], 0.1)],
+)
+def test_the_error_of_forecasts_is_the_median_relative_one(pairs, error):
+    assert median_error(pairs) == pytest.approx(error)

@@ -1,0 +1,126 @@
+"""What a worker forecasts holds: rehearsed before its first job, learned from every one."""
+
+import time
+
+import pytest
+
+from service.outlook import Outlook, median_error
+from tests.worker.conftest import Studio, read_submission
+from worker.forecast import Pace
+from worker.jobs.catalog import CostCurve, read_catalog
+from worker.jobs.contract import Status, VideoRequest
+from worker.jobs.costs import Sample, shape_of
+
+PACE = "pace=0.04"
+
+
+def request(**fields: object) -> VideoRequest:
+    return read_submission({"prompt": "a square"} | fields).request
+
+
+def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
+    """The goal is a median error of a quarter, told at admission and in mid-run."""
+    worker = studio.worker()
+    outlook = Outlook(studio.store, read_catalog())
+    fields = {"num_inference_steps": 20}
+    studio.ended(studio.submit(PACE, **fields))
+    told = []
+    for _ in range(5):
+        job = studio.job(studio.submit(PACE, **fields))
+        told.append((job.id, outlook.eta_s(job), time.time()))
+    assert len({round(eta or 0, 1) for _, eta, _ in told}) == 5  # each stands behind the other
+    running = studio.denoising(told[0][0], 5)
+    told.append((running.id, outlook.eta_s(running), time.time()))
+    pairs = []
+    for job_id, eta, at in told:
+        job = studio.ended(job_id)
+        assert job.completed_at is not None
+        assert eta is not None
+        pairs.append((eta, job.completed_at - at))
+    assert median_error(pairs) <= 0.25, pairs
+    info = studio.info(worker)
+    assert info.memory_mb is not None
+    assert info.samples[-1].jobs >= 6
+    learned = studio.store.learned("pocket")
+    assert [sample.shape for sample in learned] == [info.samples[-1].shape]
+
+
+def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
+    info = studio.info(studio.worker())
+    [sample] = info.samples
+    assert (sample.jobs, sample.shape.num_frames) == (0, read_catalog()["pocket"].default_frames)
+    assert sample.step_s >= 0.002  # the model's own pace
+    assert sample.peak_mb > 0
+    assert studio.videos() == []
+    assert not list((studio.settings.data_dir / "scratch").glob("**/*.*"))
+
+
+def test_without_rehearsal_the_worker_learns_from_jobs_alone(studio: Studio) -> None:
+    worker = studio.worker(rehearse=False)
+    assert studio.info(worker).samples == ()
+    assert studio.ended(studio.submit()).status is Status.COMPLETED
+    assert len(studio.store.learned("pocket")) == 1
+
+
+def sample(step_s: float, jobs: int = 1) -> Sample:
+    return Sample(shape=shape_of(request()), lead_s=0.0, step_s=step_s, tail_s=0.05, jobs=jobs)
+
+
+def test_steps_seen_correct_what_was_expected() -> None:
+    pace = Pace()
+    pace.rehearsed(CostCurve(), sample(1.0), ())
+    pace.begin(request(num_inference_steps=100))
+    pace.note_step(0, 100)
+    expected = pace.eta_s()
+    assert expected == pytest.approx(100, abs=1)
+    for index in range(1, 31):
+        time.sleep(0.005)
+        pace.note_step(index, 100)
+    corrected = pace.eta_s()
+    assert corrected is not None
+    assert corrected < 0.15 * 70  # 70 steps of 5 ms, and some doubt
+
+
+def test_the_time_left_falls_between_reports_and_never_below_nothing() -> None:
+    pace = Pace()
+    pace.rehearsed(CostCurve(), sample(0.1), ())
+    pace.begin(request(num_inference_steps=2))
+    pace.note_step(0, 2)
+    first = pace.eta_s()
+    time.sleep(0.1)
+    second = pace.eta_s()
+    assert first is not None
+    assert second is not None
+    assert second <= first - 0.08
+    pace.note_step(2, 2)
+    time.sleep(0.1)
+    assert pace.eta_s() == 0
+
+
+def test_nothing_is_forecast_before_anything_is_known() -> None:
+    pace = Pace()
+    assert pace.eta_s() is None
+    pace.begin(request())
+    assert pace.eta_s() is None
+
+
+def test_only_films_that_were_made_teach() -> None:
+    pace = Pace()
+    pace.begin(request())
+    pace.note_step(0, 4)
+    pace.note_end(None)
+    assert (pace.samples, pace.fresh) == ((), None)
+    pace.begin(request())
+    pace.note_step(0, 4)
+    pace.note_step(4, 4)
+    pace.note_end(123.0)
+    assert pace.fresh is not None
+    assert pace.fresh.peak_mb == 123.0
+    assert len(pace.samples) == 1
+
+
+def test_a_second_load_keeps_what_jobs_taught() -> None:
+    pace = Pace()
+    pace.rehearsed(CostCurve(), sample(0.1), ())
+    pace.rehearsed(CostCurve(), sample(9.9, jobs=0), ())
+    assert pace.samples == (sample(0.1),)

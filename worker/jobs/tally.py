@@ -1,0 +1,71 @@
+"""How jobs ended and how long they took, over all processes, as the scripts counted it.
+
+Counted where a job ends, in the same step, so that no end is missed or counted twice.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from redis import Redis
+
+from worker.jobs import keys
+
+BOUNDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)  # s
+ENDLESS = float("inf")
+
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many observations were at most each bound, ascending and cumulative, and their sum."""
+
+    buckets: tuple[tuple[float, int], ...]  # the last bound is infinite
+    sum_s: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Everything counted so far.
+
+    finished    by (task_type, model, outcome): completed, or the code of the failure
+    queue_wait  by (task_type, model), of jobs that were started
+    run         by (task_type, model): the last attempt
+    stage       by (model, stage), of completed jobs
+    """
+
+    finished: Mapping[Labels, int]
+    queue_wait: Mapping[Labels, Histogram]
+    run: Mapping[Labels, Histogram]
+    stage: Mapping[Labels, Histogram]
+
+
+def read_tally(redis: Redis) -> Tally:
+    """What was counted. raises RedisError"""
+    found = cast("dict[bytes, bytes]", redis.hgetall(keys.TALLY))
+    finished: dict[Labels, int] = {}
+    parts: dict[str, dict[Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for name, value in found.items():
+        what, *labels = name.decode().split("\t")
+        if what == "finished":
+            finished[tuple(labels)] = int(value)
+        else:
+            parts[what][tuple(labels[:-1])][labels[-1]] = float(value)
+    shown = {what: to_histograms(groups) for what, groups in parts.items()}
+    return Tally(finished, *(shown.get(what, {}) for what in ("queue_wait", "run", "stage")))
+
+
+def to_histograms(groups: Mapping[Labels, Mapping[str, float]]) -> dict[Labels, Histogram]:
+    return {labels: to_histogram(counted) for labels, counted in groups.items()}
+
+
+def to_histogram(counted: Mapping[str, float]) -> Histogram:
+    """From counts within each bucket to counts up to each bound."""
+    within = {float(bound): int(n) for bound, n in counted.items() if bound != "sum"}
+    total, buckets = 0, []
+    for bound in (*BOUNDS, ENDLESS):
+        total += within.get(bound, 0)
+        buckets.append((bound, total))
+    return Histogram(tuple(buckets), counted.get("sum", 0.0))
