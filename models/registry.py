@@ -7,6 +7,7 @@ import torch
 from models.catalog import MODELS_DIR, card_paths, read_card
 from models.protocol import VideoModel
 from models.videoldm.pipeline import load_videoldm
+from models.videoldm.staged import staged
 from models.videoldm.weights import WeightsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +42,7 @@ def load_model(
         raise WeightsError(f"{folder / 'card.json'}: {error}") from error
     if found != model_id:
         raise ValueError(f"{folder} holds model {found!r}, not {model_id!r}")
-    return load_videoldm(folder, chosen, _dtype(dtype, chosen))
+    return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
 
 
 def _device(name: str) -> str:

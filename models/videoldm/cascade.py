@@ -2,8 +2,9 @@
 
 Ho et al. 2022 (arXiv:2210.02303), section 2.2, and Blattmann et al. 2023 (arXiv:2304.08818),
 section 3, in the order of the latter. The base makes key frames at one rate, whatever rate is asked
-for, so films of one seed at 6, 12 and 24 frames a second agree wherever they share a time. Each
-stage also serves clips that were uploaded. How key latents are made is not known here.
+for, so films of one seed at 6, 12 and 24 frames a second have the same latents wherever they share
+a time; only temporal decoder and upsampler see other neighbours there. Each stage also serves clips
+that were uploaded. How key latents are made is not known here.
 
 What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 frames from 13 keys):
 
