@@ -11,7 +11,8 @@ from service.outlook import UP
 from service.schema import refusals
 from service.tasks import offered
 from service.wire import PREFIX, Shape
-from worker.jobs.catalog import ModelCard, Span
+from worker.jobs.catalog import InputLimits, ModelCard, Span
+from worker.jobs.contract import MAX_REFERENCES, MAX_SHOTS
 from worker.jobs.outcomes import WorkerInfo
 
 router = APIRouter(tags=["models"])
@@ -51,6 +52,19 @@ class FrameLimits(Shape):
     default: int
 
 
+class InputRanges(Shape):
+    """What a model takes besides words. Lengths are in frames of the result or the source."""
+
+    max_reference_images: int
+    max_shots: int
+    max_total_frames: int
+    first_frame_strength: Range
+    last_frame_strength: Range
+    reference_strength: Range
+    upscale_factors: list[int]
+    target_fps: Range
+
+
 class VideoModel(Model):
     """A model's declared abilities and limits, and how ready it is."""
 
@@ -66,6 +80,7 @@ class VideoModel(Model):
     guidance_scale: Range
     samplers: list[str]
     max_prompt_chars: int
+    inputs: InputRanges
     resumable: bool
     is_default: bool
     ready: bool
@@ -158,10 +173,24 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         guidance_scale=to_range(card.guidance),
         samplers=list(card.samplers),
         max_prompt_chars=card.max_prompt_chars,
+        inputs=to_inputs(card.inputs),
         resumable=card.resumable,
         is_default=card.id == default,
         ready=any(is_up(worker) for worker in serving),
         workers=len(serving),
+    )
+
+
+def to_inputs(limits: InputLimits) -> InputRanges:
+    return InputRanges(
+        max_reference_images=min(MAX_REFERENCES, limits.max_references),
+        max_shots=min(MAX_SHOTS, limits.max_shots),
+        max_total_frames=limits.max_total_frames,
+        first_frame_strength=to_range(limits.first_frame_strength),
+        last_frame_strength=to_range(limits.last_frame_strength),
+        reference_strength=to_range(limits.reference_strength),
+        upscale_factors=list(limits.upscale_factors),
+        target_fps=to_range(limits.target_fps),
     )
 
 

@@ -122,6 +122,11 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._deadline = 0.0
 
+    @property
+    def pid(self) -> int | None:
+        """The process, once it has started."""
+        return None if self._process is None else self._process.pid
+
     def __enter__(self) -> "Decoder":
         return self
 

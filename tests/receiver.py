@@ -73,6 +73,10 @@ class Receiver(BaseHTTPRequestHandler):
         headers = {"Content_Type": "Image/PNG; charset=x"} | query
         self.answer(200, b"x" * int(argument), **headers)
 
+    def act_file(self, argument: str, query: dict[str, str]) -> None:
+        """A file that the test put into the folder."""
+        self.answer(200, (self.folder / Path(argument).name).read_bytes())
+
     def act_redirect(self, argument: str, query: dict[str, str]) -> None:
         """Redirects `argument` times to itself, then to `to`."""
         left = int(argument)

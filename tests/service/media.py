@@ -62,7 +62,7 @@ def film(
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A valid PNG of one grey that claims any number of pixels in a few bytes."""
+    """A PNG that claims any number of pixels in a few bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checked = name + data
@@ -70,7 +70,7 @@ def bomb(width: int, height: int) -> bytes:
 
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
-    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    data = b"".join(packer.compress(row) for _ in range(min(height, 100))) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")

@@ -1,6 +1,7 @@
 """Whatever a body holds, the answer is a job or a refusal that says why; never a fault."""
 
 import json
+from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,10 +10,11 @@ from service.errors import ApiError
 from service.fields import BY_NAME
 from service.forms import RawBody, parse_body
 from service.intake import read_order
-from worker.jobs.catalog import read_catalog
+from worker.jobs.catalog import TASKS, read_catalog
 from worker.jobs.contract import VideoRequest
 
-CARDS = read_catalog()
+POCKET = read_catalog()["pocket"]
+CARDS = {"pocket": POCKET, "able": replace(POCKET, id="able", tasks=frozenset(TASKS))}
 EASY = settings(
     deadline=None,
     max_examples=150,
@@ -29,6 +31,7 @@ SCALARS = (
     | st.integers()
     | st.floats()
     | st.text(st.characters(codec=None), max_size=30)
+    | st.sampled_from(["data:image/png;base64,AA", "file-" + "0" * 32, "https://x.example/a"])
     | st.sampled_from(["64x64", "2", "16", "[1]", "{", '{"a": NaN}', "true", "9" * 400, "1e999"])
 )
 VALUES = st.recursive(
@@ -66,13 +69,13 @@ def refusal_of(call):
 
 
 @EASY
-@given(BODIES | PROMPTED)
-def test_intake_only_ever_refuses(body):
+@given(BODIES | PROMPTED, st.sampled_from(["pocket", "able"]))
+def test_intake_only_ever_refuses(body, model):
     raw = json.dumps(body).encode()
     orders = []
 
     def read():
-        orders.append(read_order(parse_body(RawBody(json=raw)), CARDS, "pocket", "/v1/videos"))
+        orders.append(read_order(parse_body(RawBody(json=raw)), CARDS, model, "/v1/videos"))
 
     refusal = refusal_of(read)
     if refusal is None:

@@ -564,3 +564,45 @@ def test_no_url_leads_into_this_network(client):
     for url in ("http://x.example/a.png", "https://127.0.0.1/a.png", "https://169.254.169.254/"):
         refused(order(client, first_frame=url), 400, "invalid_input_media", "first_frame")
         refused(order(client, video={"video_url": url}), 400, "invalid_input_media", "video")
+
+
+def test_inputs_come_from_other_servers(serving, able_api, receiver, authority, task_of):
+    """By URL, through the guarded way out: counted, sniffed, never trusted."""
+    card = replace(read_catalog()["pocket"], tasks=frozenset(TASKS))
+    api = serving(
+        cards={"pocket": card},
+        outbound_networks="127.0.0.0/8",
+        outbound_ca_file=authority.ca_file,
+        max_image_bytes=100_000,
+    )
+    (receiver.folder / "fox.png").write_bytes(PNG)
+    film(receiver.folder / "fox.mp4", frames=8)
+    with api.client() as client:
+        video = made(order(client, first_frame=receiver.url("file/fox.png")))
+        assert (task_of(video).first_frame == RED).all()
+        video = made(order(client, video_url=receiver.url("file/fox.mp4")))
+        assert task_of(video).video.shape == (8, 64, 64, 3)
+        for path, said in (
+            ("bytes/2000000", "100000 bytes"),
+            ("bytes/1000", "something else"),
+            ("status/404", "404"),
+            ("file/fox.mp4", "video/mp4"),
+        ):
+            answer = order(client, first_frame=receiver.url(path))
+            assert said in refused(answer, 400, "invalid_input_media", "first_frame")
+
+
+def test_limits_of_inputs_are_listed(client):
+    models = client.get("/v1/videos/models").json()["data"]
+    able = next(model for model in models if model["id"] == "able")
+    assert set(able["task_types"]) == set(TASKS)
+    assert able["inputs"] == {
+        "max_reference_images": 3,
+        "max_shots": 4,
+        "max_total_frames": 100,
+        "first_frame_strength": {"minimum": 1, "maximum": 1, "default": 1},
+        "last_frame_strength": {"minimum": 0, "maximum": 1, "default": 1},
+        "reference_strength": {"minimum": 0, "maximum": 1, "default": 1},
+        "upscale_factors": [2, 4],
+        "target_fps": {"minimum": 1, "maximum": 60, "default": 24},
+    }

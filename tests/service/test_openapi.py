@@ -12,6 +12,11 @@ OPERATIONS = {
     "deleteVideo",
     "cancelVideo",
     "downloadVideoContent",
+    "createFile",
+    "listFiles",
+    "retrieveFile",
+    "deleteFile",
+    "downloadFile",
     "listVideoModels",
     "listModels",
     "retrieveModel",
@@ -47,7 +52,10 @@ def test_every_operation_has_its_name(document):
 def test_every_documented_route_exists(document, client):
     for path, method, call in operations(document):
         answer = client.request(
-            method, path.format(video_id="video_" + "0" * 32, model_id="pocket")
+            method,
+            path.format(
+                video_id="video_" + "0" * 32, file_id="file-" + "0" * 32, model_id="pocket"
+            ),
         )
         assert answer.status_code not in (405, 500), path
         assert answer.status_code == 200 or answer.json()["error"]["code"] != "not_found", path
