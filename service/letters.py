@@ -14,6 +14,7 @@ import typer
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from service.children import StartError
@@ -39,7 +40,7 @@ def dead(
         host, at = httpx.URL(letter.url).host, datetime.fromtimestamp(letter.tried_at or 0, UTC)
         when = at.isoformat(sep=" ", timespec="seconds")
         row = letter.id, letter.type, letter.tenant, host, str(letter.tries), when
-        table.add_row(*row, letter.reason or "")
+        table.add_row(*row, escape(letter.reason or ""))
     Console(soft_wrap=True).print(table)
 
 
