@@ -33,7 +33,9 @@ def test_waiting_for_a_connection_counts(serving: Any) -> None:
 def test_figures_are_what_they_are_called() -> None:
     latencies = [0.001 * rank for rank in range(1, 101)]
     pairs = [(1.2, 1.0), (1.5, 1.0), (1.1, 1.0)]
-    report = summarise(latencies, pairs, waits=[0.1] * 18 + [0.3, 0.9], step_s=0.05, forecasts=[(9, 10), (8, 10), (4, 10)])
+    forecasts = [(9, 10), (8, 10), (4, 10)]
+    waits = [0.1] * 18 + [0.3, 0.9]
+    report = summarise(latencies, pairs, waits, step_s=0.05, forecasts=forecasts)
     assert report["submit_p99_ms"] == 99.0
     assert report["overhead_ms"] == 200.0
     assert report["eta_median_error"] == 0.2

@@ -1,18 +1,21 @@
 """Following a job: events that can be cut anywhere and resumed, and answers that wait."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.service.test_sdk import DRIVE  # noqa: F401  the SDKs are driven from there
 from worker.jobs import keys
-from worker.jobs.contract import ErrorCode
+from worker.jobs.contract import ErrorCode, JobError
 
+SDK_FOLLOW = Path(__file__).with_name("sdk_follow.py")
 PROMPT = "a red fox walks to the left"
-END = ("video.completed", "video.failed")
 
 
 def order(client, **fields):
@@ -82,13 +85,7 @@ def test_a_finished_job_is_replayed_from_queue_to_end(client, hand):
 def test_a_stream_cut_anywhere_resumes_without_gap_or_duplicate(client, hand, store):
     job_id = order(client)
     exec = run(hand, job_id)
-    store.fail(
-        job_id,
-        exec,
-        pytest.importorskip("worker.jobs.contract").JobError(
-            code=ErrorCode.INTERNAL_ERROR, message="x"
-        ),
-    )
+    store.fail(job_id, exec, failure("internal_error"))
     whole = follow(client, job_id)
     assert len(whole) == 6
     for cut, (event_id, _) in enumerate(whole, start=1):
@@ -131,8 +128,6 @@ def test_an_id_older_than_the_stream_yields_a_snapshot_first(client, hand, store
 
 
 def failure(code):
-    from worker.jobs.contract import JobError
-
     return JobError(code=ErrorCode(code), message="x")
 
 
@@ -169,16 +164,13 @@ def test_an_idle_stream_is_kept_alive_by_a_comment_of_one_line(serving):
 
 
 def test_a_hundred_followers_share_one_subscription_and_leave_nothing(serving, redis, hand):
-    with serving().client() as client, ExitStack() as stack:
+    with serving().client() as client:
         jobs = [order(client) for _ in range(4)]
         texts = ["" for _ in range(100)]
 
         def read(index):
-            with serving_client() as own:
+            with another(client) as own:
                 texts[index] = own.get(f"/v1/videos/{jobs[index % 4]}/events").text
-
-        def serving_client():
-            return stack_client(client)
 
         threads = [threading.Thread(target=read, args=(index,)) for index in range(100)]
         for thread in threads:
@@ -193,12 +185,10 @@ def test_a_hundred_followers_share_one_subscription_and_leave_nothing(serving, r
         for text in texts:
             assert [data["sequence_number"] for _, data in parse(text)] == [1, 2, 3]
         soon(lambda: subscribers(redis) == 0)
-        stack.close()
 
 
-def stack_client(client):
-    import httpx
-
+def another(client):
+    """A second client of the same API."""
     return httpx.Client(base_url=client.base_url, timeout=60, trust_env=False)
 
 
@@ -225,7 +215,7 @@ def test_a_deleted_job_ends_its_stream(client, hand):
     with client.stream("GET", f"/v1/videos/{job_id}/events") as answer:
         for chunk in answer.iter_text():
             if "video.queued" in chunk:
-                with stack_client(client) as other:
+                with another(client) as other:
                     other.delete(f"/v1/videos/{job_id}")
 
 
@@ -250,7 +240,7 @@ def test_prefer_waits_for_the_end(client, hand, call):
     answers = []
 
     def ask():
-        with stack_client(client) as own:
+        with another(client) as own:
             if job_id:
                 answers.append(own.get(f"/v1/videos/{job_id}", headers=prefer))
             else:
@@ -292,7 +282,7 @@ def test_waiting_clients_hold_no_thread(client, hand):
     job_id = order(client)
 
     def ask():
-        with stack_client(client) as own:
+        with another(client) as own:
             own.get(f"/v1/videos/{job_id}", headers={"Prefer": "wait=20"})
 
     threads = [threading.Thread(target=ask) for _ in range(60)]
@@ -306,3 +296,33 @@ def test_waiting_clients_hold_no_thread(client, hand):
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+def test_the_sdks_stream_reads_it_to_the_end_and_resumes(serving, hand, sdk, tmp_path):
+    api = serving(keep_alive_s=0.05)  # keep-alives between all events
+    with api.client() as client:
+        job_id = order(client)
+        first = follow_first(client, job_id)
+    play = threading.Timer(3.0, lambda: hand.fail(job_id, ErrorCode.OUT_OF_MEMORY, "too large"))
+    play.start()
+    done = subprocess.run(
+        [sys.executable, str(SDK_FOLLOW), job_id, first],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(sdk),
+            "OPENAI_BASE_URL": f"{api.url}/v1",
+            "OPENAI_API_KEY": "any",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    play.join()
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    kinds = [event["type"] for event in report["whole"]]
+    assert kinds == ["video.queued", "video.in_progress", "video.failed"]
+    assert report["whole"][-1]["video"]["error"]["code"] == "out_of_memory"
+    assert report["rest"] == report["whole"][1:]

@@ -11,6 +11,7 @@ OPERATIONS = {
     "retrieveVideo",
     "deleteVideo",
     "cancelVideo",
+    "followVideo",
     "downloadVideoContent",
     "createFile",
     "listFiles",

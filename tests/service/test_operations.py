@@ -2,16 +2,19 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
 from service import errors
 from worker.jobs import keys
+from worker.jobs.contract import ErrorCode
 
 PROMPT = "a red fox walks to the left"
 
@@ -154,6 +157,76 @@ def test_metrics_count_jobs_and_requests_without_ids(serving, hand):
         text = client.get("/metrics").text
         assert not any(job_id in text for job_id in ids)
         assert "unheard" not in text
+
+
+def test_metrics_count_how_jobs_ended_the_same_everywhere(serving, hand):
+    """Counted by the queue server, so that every API process tells the same."""
+    with serving().client() as client, serving().client() as other:
+        done, failed, waiting = (
+            client.post("/v1/videos", json={"prompt": PROMPT}).json()["id"] for _ in range(3)
+        )
+        hand.finish(done)
+        hand.fail(failed, ErrorCode.TIMEOUT, "too long")
+        client.post(f"/v1/videos/{waiting}/cancel")
+        found = samples(client)
+        kind = 'model="pocket",{}task_type="text"'
+        for outcome in ("completed", "timeout", "cancelled"):
+            labels = kind.format(f'outcome="{outcome}",')
+            assert found[f"praxino_jobs_finished_total{{{labels}}}"] == 1
+        assert found[f"praxino_job_queue_wait_seconds_count{{{kind.format('')}}}"] == 2
+        assert found[f"praxino_job_run_seconds_count{{{kind.format('')}}}"] == 2
+        stage = 'model="pocket",stage="denoising"'
+        assert found[f"praxino_job_stage_seconds_sum{{{stage}}}"] == 1.25
+        assert found[f'praxino_job_stage_seconds_bucket{{le="1.0",{stage}}}'] == 0
+        assert found[f'praxino_job_stage_seconds_bucket{{le="2.5",{stage}}}'] == 1
+        assert found['praxino_workers{state="idle"}'] == 0
+        ours = {name: value for name, value in found.items() if "praxino_job" in name}
+        theirs = samples(other)
+        assert all(theirs[name] == value for name, value in ours.items() if "submitted" not in name)
+
+
+def test_readiness_tells_when_every_worker_drains(client, hand):
+    hand.announce("draining")
+    answer = client.get("/readyz")
+    assert (answer.status_code, envelope(answer)["code"]) == (503, "draining")
+    hand.announce("idle")
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_stopping_api_is_unready_and_takes_no_job_but_serves_on(job_settings, tmp_path):
+    """A real process: told to stop, it drains for a while, ends its streams and leaves."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    environment = os.environ | {
+        "PRAXINO_REDIS_URL": job_settings.redis_url.get_secret_value(),
+        "PRAXINO_DATA_DIR": str(tmp_path),
+        "PRAXINO_API_DRAIN_S": "3",
+    }
+    command = [sys.executable, "-m", "service.cli", "api", "--fd", str(listener.fileno())]
+    process = subprocess.Popen(
+        command, env=environment, pass_fds=(listener.fileno(),), stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+    with httpx.Client(base_url=url, timeout=90, trust_env=False) as client:
+        made = client.post("/v1/videos", json={"prompt": PROMPT})
+        path = f"/v1/videos/{made.json()['id']}"
+        with client.stream("GET", f"{path}/events") as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            process.terminate()
+            deadline = time.monotonic() + 30
+            while envelope_code(client, "/readyz") != "draining":
+                assert time.monotonic() < deadline
+            answer = client.post("/v1/videos", json={"prompt": PROMPT})
+            assert (answer.status_code, envelope(answer)["code"]) == (503, "draining")
+            assert client.get(path).status_code == 200
+            rest = list(lines)  # ends, so that the client resumes elsewhere
+        assert "data: [DONE]" not in rest
+    assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def envelope_code(client, path):
+    return client.get(path).json()["error"]["code"]
 
 
 def test_without_the_queue_server_everything_says_so_and_health_answers(serving, valkey):

@@ -82,7 +82,7 @@ local function count_end(id, state, payload, at)
     observe('run\t' .. kind, math.max(0, at - tonumber(row[5])))
   end
   if state == 'completed' then
-    for stage, seconds in pairs(cjson.decode(payload).stage_seconds) do
+    for stage, seconds in pairs(cjson.decode(payload).stage_seconds or {}) do
       observe('stage\t' .. row[2] .. '\t' .. stage, seconds)
     end
   end
