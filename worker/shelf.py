@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.jobs.artifacts import ArtifactStore
-from worker.jobs.blobs import check_key
+from worker.jobs.blobs import SEGMENT
 from worker.jobs.contract import Artifact
 
 log = structlog.get_logger()
@@ -91,7 +91,8 @@ class Shelf:
         return [path.name for path in self._root.glob("*")]
 
     def _of(self, job_id: str) -> Path:
-        check_key(job_id)
+        if not SEGMENT.fullmatch(job_id):
+            raise ValueError(f"job {job_id!r} is not one plain name")
         return self._root / job_id
 
 

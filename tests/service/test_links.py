@@ -110,6 +110,15 @@ def test_every_process_of_a_service_knows_the_links_of_the_others(redis):
     assert not Links(redis, None, 60).allows(*asked)  # a new secret ends all links
 
 
+def test_a_link_ends(redis):
+    links = Links(redis, None, 60)
+    for ends_in_s, holds in ((30, True), (-1, False)):
+        link = links.write("/p", "video", time.time() + ends_in_s)
+        fields = dict(pair.split("=") for pair in link.partition("?")[2].split("&"))
+        asked = "/p", "video", int(fields["expires"]), fields["signature"]
+        assert links.allows(*asked) is holds
+
+
 def test_a_link_stays_the_same_for_a_while_and_never_outlives_its_file(redis):
     links = Links(redis, "https://films.example/", 3600)
     first = links.write("/p", "video", None)

@@ -139,7 +139,7 @@ def test_expired_files_are_deleted_once_and_not_every_minute(
     assert not s3.exists(key)
     wire.sent.clear()
     sweeper.sweep()
-    assert key.rsplit("/", 2)[0].encode() not in wire.sent
+    assert key.split("/")[1].encode() not in wire.sent
 
 
 def test_a_sweep_survives_a_store_that_is_away(
