@@ -180,7 +180,9 @@ class ModelCard:
         return FrameRule(0, 1, math.ceil(shortest), math.floor(longest))
 
     def default_frames_at(self, fps: int) -> int:
-        """Frames of a film whose length nobody asked for: as long as the default at any rate."""
+        """Frames of a film whose length nobody asked for; with stages, as long at any rate."""
+        if self.cascade is None:
+            return self.default_frames
         return self.frames_at(fps).nearest(self.default_frames * fps / self.fps[0])
 
 

@@ -7,7 +7,7 @@ from service.errors import IncompatibleInputs, InvalidValue
 from service.shots import GivenShot
 from service.values import refuse
 from service.wishes import Wishes
-from worker.jobs.catalog import ModelCard
+from worker.jobs.catalog import FrameRule, ModelCard
 
 AS_LONG_AS_SOURCE = frozenset({"interpolate", "upscale", "edit"})
 
@@ -54,7 +54,7 @@ def story_frames(wishes: Wishes, card: ModelCard, fps: int, shots: Sequence[Give
 def shot_frames(shot: GivenShot, card: ModelCard, fps: int) -> int:
     """The frames of one shot; without a wish the model's default length. raises InvalidValue"""
     if shot.seconds is None:
-        return card.default_frames
+        return card.default_frames_at(fps)
     shortest, longest = card.frames.minimum / fps, card.inputs.max_total_frames / fps
     if not shortest <= shot.seconds <= longest:
         wanted = f"between {shortest:g} and {longest:g} at {fps} fps"
@@ -66,7 +66,7 @@ def added_frames(wishes: Wishes, card: ModelCard, fps: int) -> int:
     """How many frames an extension adds."""
     seconds, num_frames = wishes.get(fields.SECONDS), wishes.get(fields.NUM_FRAMES)
     if seconds is None and num_frames is None:
-        return card.default_frames
+        return card.default_frames_at(fps)
     limit = card.inputs.max_total_frames - 1
     count = num_frames if seconds is None else round(min(seconds, 1e6) * fps)
     field = fields.NUM_FRAMES if seconds is None else fields.SECONDS
@@ -83,15 +83,16 @@ def added_frames(wishes: Wishes, card: ModelCard, fps: int) -> int:
 def legal_frames(wishes: Wishes, card: ModelCard, fps: int) -> int:
     """A count that the model can make; a length in seconds snaps to the nearest."""
     seconds, num_frames = wishes.get(fields.SECONDS), wishes.get(fields.NUM_FRAMES)
-    if num_frames is not None and not card.frames.allows(num_frames):
-        raise refuse("num_frames", legal_counts(card), num_frames)
+    rule = card.frames_at(fps)
+    if num_frames is not None and not rule.allows(num_frames):
+        raise refuse("num_frames", legal_counts(rule), num_frames)
     if seconds is None:
-        return num_frames or card.default_frames
-    slack = card.frames.step / 2
-    if not card.frames.minimum - slack <= seconds * fps <= card.frames.maximum + slack:
-        shortest, longest = card.frames.minimum / fps, card.frames.maximum / fps
+        return num_frames or card.default_frames_at(fps)
+    slack = rule.step / 2
+    if not rule.minimum - slack <= seconds * fps <= rule.maximum + slack:
+        shortest, longest = rule.minimum / fps, rule.maximum / fps
         raise refuse("seconds", f"between {shortest:g} and {longest:g} at {fps} fps", seconds)
-    nearest = card.frames.nearest(seconds * fps)
+    nearest = rule.nearest(seconds * fps)
     if num_frames not in (None, nearest):
         raise IncompatibleInputs(
             f"num_frames: {num_frames} frames contradict {seconds:g} seconds at {fps} fps, "
@@ -101,7 +102,6 @@ def legal_frames(wishes: Wishes, card: ModelCard, fps: int) -> int:
     return nearest
 
 
-def legal_counts(card: ModelCard) -> str:
-    rule = card.frames
+def legal_counts(rule: FrameRule) -> str:
     between = f"between {rule.minimum} and {rule.maximum}"
     return between if rule.step == 1 else f"{between} and {rule.offset} + a multiple of {rule.step}"
