@@ -28,7 +28,9 @@ REFERENCE_KINDS = frozenset({"reference", "edit", "story"})
 INPUT_KINDS = frozenset({"image", "reference", "first_last_frame", "edit"})
 CROPPED = "Cropped around its centre to the aspect of `size`, then scaled to it."
 
-PROMPT = Field("prompt", Text(), "What the video shows.")
+PROMPT = Field(
+    "prompt", Text(), "What the video shows. Kinds that are given pictures or clips need none."
+)
 MODEL = Field("model", Text(200), "Model id; the server's default if absent.")
 TASK_TYPE = Field("task_type", Choice(TASKS), "Kind of job; inferred if absent.", ("task",))
 SECONDS = Field(

@@ -19,13 +19,11 @@ from service.errors import ApiError, IncompatibleInputs, Unavailable, VideoExpir
 from service.gathering import Gathered, Gatherer
 from service.given import Given
 from service.intake import Order
-from service.lengths import shot_frames
 from service.media import Media
 from service.references import GivenReference
 from service.shots import GivenShot
 from service.sources import VideoId
 from worker.jobs.contract import (
-    MAX_SEED,
     Artifact,
     StoredImage,
     StoredReference,
@@ -220,7 +218,8 @@ def complete(order: Order, bench: Bench) -> VideoRequest:
             "last_frame": media.last_frame and bench.frame(media.last_frame, size),
             "reference_images": store_references(media.references, bench),
             "shots": tuple(
-                store_shot(shot, index, order, bench) for index, shot in enumerate(media.shots)
+                store_shot(given, shot, size, bench)
+                for given, shot in zip(media.shots, draft.shots, strict=True)
             ),
         }
     )
@@ -262,20 +261,15 @@ def store_references(
     )
 
 
-def store_shot(shot: GivenShot, index: int, order: Order, bench: Bench) -> StoryShot:
-    """One shot with its pictures stored; its seed follows from the request's."""
-    draft = order.request
-    size = (draft.width, draft.height)
-    check_aspects(shot.first_frame, shot.last_frame, bench)
-    return StoryShot(
-        prompt=shot.prompt,
-        num_frames=shot_frames(shot, order.card, draft.fps),
-        seed=(draft.seed + index) & MAX_SEED if shot.seed is None else shot.seed,
-        negative_prompt=shot.negative_prompt or draft.negative_prompt,
-        first_frame=shot.first_frame and bench.frame(shot.first_frame, size),
-        last_frame=shot.last_frame and bench.frame(shot.last_frame, size),
-        reference_images=store_references(shot.references, bench),
-        transition=shot.transition,
+def store_shot(given: GivenShot, shot: StoryShot, size: Size, bench: Bench) -> StoryShot:
+    """A shot with its pictures stored."""
+    check_aspects(given.first_frame, given.last_frame, bench)
+    return shot.model_copy(
+        update={
+            "first_frame": given.first_frame and bench.frame(given.first_frame, size),
+            "last_frame": given.last_frame and bench.frame(given.last_frame, size),
+            "reference_images": store_references(given.references, bench),
+        }
     )
 
 

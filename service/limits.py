@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from service import fields
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
-from service.lengths import resolve_frames
+from service.lengths import resolve_frames, shot_frames
 from service.shots import GivenShot
 from service.values import Field, check_length, refuse
 from service.wishes import Wishes
 from worker.jobs.catalog import TASKS, ModelCard, Span
-from worker.jobs.contract import MAX_SEED, VideoRequest
+from worker.jobs.contract import MAX_SEED, StoryShot, VideoRequest
 
 T = TypeVar("T")
 
@@ -31,18 +31,20 @@ def resolve(
     """
     width, height = resolve_size(wishes, card)
     fps = resolve_rate(wishes, card, task_type)
-    seed = wishes.get(fields.SEED)
+    wished = wishes.get(fields.SEED)
+    seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
+    negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
     limits = card.inputs
     return VideoRequest(
         model=card.id,
         task_type=task_type,
         prompt=resolve_prompt(wishes, card, task_type),
-        negative_prompt=limited_text(wishes, fields.NEGATIVE_PROMPT, card) or "",
+        negative_prompt=negative,
         width=width,
         height=height,
         num_frames=resolve_frames(wishes, card, task_type, fps, shots),
         fps=fps,
-        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        seed=seed,
         num_inference_steps=int(within(wishes.get(fields.STEPS), card.steps, fields.STEPS)),
         guidance_scale=within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE),
         sampler=one_of(wishes.get(fields.SAMPLER), card.samplers, fields.SAMPLER),
@@ -62,6 +64,7 @@ def resolve(
             fields.REFERENCE_STRENGTH,
         ),
         extend_before=wishes.get(fields.EXTEND_BEFORE) or False,
+        shots=resolve_shots(shots, card, fps, seed, negative),
         upscale_factor=resolve_factor(wishes, card, task_type),
         target_fps=resolve_target(wishes, card, task_type),
         return_last_frame=wishes.get(fields.RETURN_LAST_FRAME) or False,
@@ -107,6 +110,22 @@ def resolve_rate(wishes: Wishes, card: ModelCard, task_type: str) -> int:
     if task_type in KEEPS_RATE and wishes.has(fields.FPS):
         raise IncompatibleInputs("fps: the rate is the source's; see target_fps", "fps")
     return one_of(wishes.get(fields.FPS), card.fps, fields.FPS)
+
+
+def resolve_shots(
+    shots: Sequence[GivenShot], card: ModelCard, fps: int, seed: int, negative_prompt: str
+) -> tuple[StoryShot, ...]:
+    """The shots without their pictures; their seeds follow from the request's."""
+    return tuple(
+        StoryShot(
+            prompt=shot.prompt,
+            num_frames=shot_frames(shot, card, fps),
+            seed=(seed + index) & MAX_SEED if shot.seed is None else shot.seed,
+            negative_prompt=shot.negative_prompt or negative_prompt,
+            transition=shot.transition,
+        )
+        for index, shot in enumerate(shots)
+    )
 
 
 def resolve_factor(wishes: Wishes, card: ModelCard, task_type: str) -> int | None:
