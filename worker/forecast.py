@@ -69,6 +69,7 @@ class Pace:
         self.fresh: Sample | None = None  # of the last attempt, if it went well
         self._curve = CostCurve()
         self._timeline: Timeline | None = None
+        self._made: tuple[Timeline, float] | None = None  # a film, and its peak memory
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -95,10 +96,18 @@ class Pace:
 
     def note_end(self, peak_mb: float | None) -> None:
         """The attempt is over; `peak_mb` None: it made no film, so it teaches nothing."""
+        self._made = None
         if self._timeline is not None and peak_mb is not None:
-            self.fresh = self._timeline.sample(peak_mb, jobs=1)
-            self.samples = learn(self.samples, self.fresh)
+            self._made = self._timeline, peak_mb
         self._timeline = None
+
+    def note_settled(self) -> None:
+        """The worker is free for the next job: what the last film took, publishing included."""
+        if self._made is not None:
+            timeline, peak_mb = self._made
+            self.fresh = timeline.sample(peak_mb, jobs=1)
+            self.samples = learn(self.samples, self.fresh)
+        self._made = None
 
     def eta_s(self) -> float | None:
         """Seconds until the running attempt ends, or None while nothing is known."""

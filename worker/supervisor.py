@@ -216,12 +216,13 @@ class Supervisor(BaseWorker):
         self._clear(job, execution.id, ending)
         if self._launcher.has_child():
             self._launcher.went_well()
-        if ending is Ending.COMPLETED:
-            self._presence.share()
         status = STATUS.get(ending)
         self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
         if ending is Ending.REQUEUED:
             self._persist(lambda: self.store.rescue(job.id, entry.origin), "requeue")
+        if ending is Ending.COMPLETED:
+            self._pace.note_settled()
+            self._presence.share()
         self._presence.announce("draining" if self._drain.begun else "idle")
 
     def _clear(self, job: Job, token: str, ending: Ending) -> None:

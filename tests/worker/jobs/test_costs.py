@@ -86,8 +86,8 @@ def test_a_shape_seen_costs_what_it_cost_whatever_the_steps():
 def test_a_real_job_is_believed_before_a_rehearsal():
     rehearsal = measured(request(), speed=1, jobs=0)
     real = measured(request(frames=20), speed=3)
-    found = estimate(request(frames=18), CURVE, (rehearsal, real))
-    assert found.step_s == pytest.approx(measured(request(frames=18), speed=3).step_s)
+    found = estimate(request(frames=17), CURVE, (rehearsal, real))
+    assert found.step_s == pytest.approx(measured(request(frames=17), speed=3).step_s)
 
 
 def test_guidance_doubles_the_steps():
