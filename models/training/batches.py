@@ -4,7 +4,9 @@ Captions come from a bank that is encoded once per run: a row is a script, its s
 sentence's vectors. A batch draws rows, renders clips of their scripts and encodes the frames.
 """
 
+import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from models.training.captions import caption, paraphrase
 from models.training.loop import Draws
-from models.training.world import CLIP_SECONDS, Script, World
+from models.training.world import CLIP_SECONDS, ClipState, Script, World
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.conditioning import Conditions, text_only
 from models.videoldm.text import TextEncoder
@@ -26,10 +28,11 @@ MAX_TOKENS = 20
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """One batch: clean latents (b, c, t, h, w) and what the network is told."""
+    """One batch: clean latents, what the network is told, and where errors count for more."""
 
-    latents: Tensor
+    latents: Tensor  # (b, c, t, h, w)
     conditions: Conditions
+    weight: Tensor  # broadcastable to the latents
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class CaptionBank:
     masks: Tensor
 
 
-def fill_bank(world: World, encoder: TextEncoder, rows: int, cache: Path) -> CaptionBank:
-    """The bank of `rows` scripts of this world, its vectors cached in a file."""
+def fill_bank(world: World, encoder: TextEncoder, rows: int, folder: Path) -> CaptionBank:
+    """The bank of `rows` scripts of this world, its vectors cached in a file of the folder."""
     draw = random.Random("captions")
     scripts = tuple(world.script(draw) for _ in range(rows))
     sentences = [_sentence(script, draw) for script in scripts]
+    digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
+    cache = folder / f"captions-{digest[:16]}.safetensors"
     if not cache.exists():
         vectors, masks = [], []
         for start in range(0, rows, 256):
@@ -53,11 +58,9 @@ def fill_bank(world: World, encoder: TextEncoder, rows: int, cache: Path) -> Cap
             padding = MAX_TOKENS - mask.shape[1]
             vectors.append(torch.nn.functional.pad(encoded, (0, 0, 0, padding)).half())
             masks.append(torch.nn.functional.pad(mask, (0, padding)))
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_file({"vectors": torch.cat(vectors), "masks": torch.cat(masks)}, cache)
     stored = load_file(cache)
-    if len(stored["masks"]) != rows:
-        raise ValueError(f"{cache}: holds {len(stored['masks'])} captions, not {rows}; remove it")
     return CaptionBank(scripts, stored["vectors"], stored["masks"])
 
 
@@ -74,16 +77,25 @@ class ClipMaker:
     autoencoder: Autoencoder
     bank: CaptionBank
     text_dropout: float = 0.1
+    subject_weight: float = 1.0  # of the loss where the subject is
 
     def images(self, count: int, draws: Draws) -> ClipBatch:
         """Single frames at random times: t = 1."""
         times = torch.tensor([[draws.python.uniform(0, CLIP_SECONDS)] for _ in range(count)])
         return self._batch(times, torch.full((count,), 8.0), draws)
 
+    def weighed(self, states: Sequence[ClipState], times: Tensor, side: int) -> Tensor:
+        """1 on the background, `subject_weight` on the subject: (b, 1, t, side, side)."""
+        if self.subject_weight == 1:
+            return torch.ones(1)
+        cover = self.world.masks(states, times, side)
+        return rearrange(1 + (self.subject_weight - 1) * cover, "b t h w -> b 1 t h w")
+
     def clips(self, count: int, frames: int, fps: float, draws: Draws) -> ClipBatch:
-        """Evenly spaced frames, starting so that the clip lies within its two seconds."""
-        spare = max(0.0, CLIP_SECONDS - frames / fps)
-        starts = torch.tensor([[draws.python.uniform(0, spare)] for _ in range(count)])
+        """Evenly spaced frames; a clip shorter or longer than two seconds lies within or around."""
+        spare = CLIP_SECONDS - frames / fps
+        first, last = (0.0, spare) if spare > 0 else (spare / 2, spare / 2)
+        starts = torch.tensor([[draws.python.uniform(first, last)] for _ in range(count)])
         times = starts + torch.arange(frames)[None] / fps
         return self._batch(times, torch.full((count,), float(fps)), draws)
 
@@ -103,4 +115,4 @@ class ClipMaker:
             float(fps[0]),
             (latents.shape[1], latents.shape[3], latents.shape[4]),
         )
-        return ClipBatch(latents, conditions)
+        return ClipBatch(latents, conditions, self.weighed(states, times, latents.shape[-1]))

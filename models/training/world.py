@@ -35,6 +35,8 @@ class WorldConfig:
     two_subjects_share: float = 0.0
     pan_share: float = 0.0
     animated_share: float = 0.7  # of clips of concepts that have an animation
+    mirrored_share: float = 0.5
+    sizes: tuple[float, float] = (0.42, 0.62)  # of the cut-out's box, in frame sides
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class World:
     def _actor(self, draw: random.Random, script: Script) -> Actor:
         directed = script.motion in DIRECTIONS
         speed = (FAST if script.fast else SLOW) * draw.uniform(0.9, 1.1) if directed else 0.0
-        size = draw.uniform(0.42, 0.62)
+        size = draw.uniform(*self.config.sizes)
         spread = 0.1 if directed else 0.16
         return Actor(
             concept=script.concept,
@@ -125,7 +127,7 @@ class World:
             centre=(0.5 + draw.uniform(-spread, spread), 0.5 + draw.uniform(-spread, spread)),
             size=size,
             phase=draw.uniform(0, 3),
-            mirrored=draw.random() < 0.5,
+            mirrored=draw.random() < self.config.mirrored_share,
         )
 
     def _motion(self, draw: random.Random) -> str:

@@ -156,6 +156,27 @@ class Embedder(nn.Module):
         return noise + given + clip[:, None]
 
 
+class Clock(nn.Module):
+    """Adds a frame's place in its clip to its conditioning vector, for temporal layers.
+
+    The place is counted from the clip's middle, so shifting all times changes nothing. Where a
+    subject is follows from the frame's place and the words together, so the two meet in a layer.
+    """
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.place = nn.Linear(embed, embed)
+        self.joint = nn.Sequential(
+            nn.SiLU(), nn.Linear(embed, embed), nn.SiLU(), zeroed(nn.Linear(embed, embed))
+        )
+
+    def forward(self, embedding: Tensor, times: Tensor) -> Tensor:
+        """embedding (b, t, embed), times (b, t) seconds -> (b, t, embed)"""
+        middle = (times.amin(1, keepdim=True) + times.amax(1, keepdim=True)) / 2
+        place = self.place(sinusoid((times - middle) * 8, embedding.shape[-1]))
+        return embedding + self.joint(embedding + place)
+
+
 class UNet(nn.Module):
     """v of noisy latents under conditions."""
 
@@ -164,6 +185,7 @@ class UNet(nn.Module):
         self.config = config
         self.null_text = nn.Parameter(torch.randn(config.text_width) * 0.02)
         self.embedder = Embedder(config)
+        self.clock = Clock(config.embed_width)
         folded = config.patch**2
         width_in = (2 * config.latent_channels + 1) * folded
         self.inlet = nn.Conv2d(width_in, config.widths[0], 3, padding=1)
@@ -209,7 +231,7 @@ class UNet(nn.Module):
 
     def temporal_parameters(self) -> list[nn.Parameter]:
         """What video training adds to an image model: temporal layers and their mixers."""
-        marks = ("temporal_", "_mix", "embedder.fps", "embedder.rate")
+        marks = ("temporal_", "_mix", "embedder.fps", "embedder.rate", "clock")
         return [p for name, p in self.named_parameters() if any(mark in name for mark in marks)]
 
     def forward(
@@ -256,7 +278,7 @@ class UNet(nn.Module):
         references = lambdas.shape[1] - t
         return Context(
             spatial=spatial,
-            temporal=temporal[:, :t],
+            temporal=self.clock(temporal[:, :t], conditions.times) if moving else temporal[:, :t],
             text_s=text_s,
             text_t=text_t,
             text_mask=mask,

@@ -240,9 +240,7 @@ def check_sides(low: Tensor, step: int) -> None:
         raise ValueError(f"frames of {wide}x{high}: sides must be multiples of {step} to upscale")
 
 
-def with_context(
-    told: LowConditions, latents: Tensor, frames: int, sigma: Tensor
-) -> LowConditions:
+def with_context(told: LowConditions, latents: Tensor, frames: int, sigma: Tensor) -> LowConditions:
     """The same with the first `frames` frames given as the chunk before would give them.
 
     latents  (b, c, t, h, w), of which the first frames are noised to sigma

@@ -64,4 +64,3 @@ def test_decoding_in_chunks_is_decoding_the_whole(autoencoder: Autoencoder, chun
     torch.testing.assert_close(
         torch.cat(pieces, 2), stage(autoencoder, latents(13)), atol=1e-5, rtol=0
     )
-

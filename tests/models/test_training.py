@@ -29,11 +29,13 @@ torch.set_num_threads(1)
 class Fit:
     """A small regression whose data come from the step's draws."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, threaded: bool = False) -> None:
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
         self.run = Run(folder, self.net, RunConfig(steps, 16, 1e-2, warmup=2, save_every_s=1e9))
-        self.ahead = Ahead(lambda draws: torch.randn(16, 3, generator=draws.torch))
+        self.ahead = Ahead(
+            lambda draws: torch.randn(16, 3, generator=draws.torch), threaded=threaded
+        )
 
     def loss(self, step: int, draws: Draws) -> dict[str, Tensor]:
         x = self.ahead.take(step) + 0.1 * torch.randn(16, 3, generator=draws.torch)
@@ -55,7 +57,7 @@ def interrupt(fit: Fit, after: int) -> None:
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = Fit(tmp_path / "whole", 30)
+    whole = Fit(tmp_path / "whole", 30, threaded=True)
     whole.train()
     interrupt(Fit(tmp_path / "parts", 30), after=13)
     resumed = Fit(tmp_path / "parts", 30)
