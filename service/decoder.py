@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
@@ -136,7 +136,8 @@ class Decoder:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # an order it never read is flushed again
+                        pipe.close()
 
     def ask(self, param: str, do: str, **order: Any) -> dict[str, Any]:
         """Have one order carried out; its facts.

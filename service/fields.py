@@ -241,7 +241,6 @@ def create_schema() -> dict[str, Any]:
         properties[name] = field.type.schema() | {"description": about}
     return {
         "type": "object",
-        "required": [PROMPT.name],
         "properties": properties,
         "additionalProperties": False,
     }

@@ -30,7 +30,9 @@ def test_diffusion_model_makes_the_film_asked_for(studio: Studio, tmp_path: Path
     # The supervisor drove torch without loading it.
     assert "libtorch" in Path(f"/proc/{worker.child_pid()}/maps").read_text()
     assert "libtorch" not in Path(f"/proc/{worker.pid}/maps").read_text()
-    assert "PRAXINO" not in Path(f"/proc/{worker.child_pid()}/environ").read_text()
+    environment = Path(f"/proc/{worker.child_pid()}/environ").read_text().split("\0")
+    told = {entry.partition("=")[0] for entry in environment if "PRAXINO" in entry}
+    assert told == {"PRAXINO_DATA_DIR"}, "a child knows its store, never queue or keys"
 
 
 def test_damaged_weights_name_the_file(studio: Studio, tmp_path: Path) -> None:
