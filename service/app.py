@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from service import capabilities, content, events, files, health, listing, videos
+from service import capabilities, content, events, files, health, listing, remakes, videos
 from service.auth import Gate, read_keys
 from service.decoder import Decoders
 from service.deps import Services
@@ -51,7 +51,7 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
         lifespan=close_at_end,
     )
     app.state.services = services
-    for routes in (capabilities, videos, events, listing, content, files, health):
+    for routes in (capabilities, remakes, videos, events, listing, content, files, health):
         app.include_router(routes.router)
     for kind in (
         StorageFault,

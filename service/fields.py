@@ -233,10 +233,12 @@ HINTS = {
 BY_NAME = {name: field for field in FIELDS for name in field.names}
 
 
-def create_schema() -> dict[str, Any]:
-    """JSON Schema of a create body, aliases included."""
+def create_schema(taken: tuple[Field[Any], ...] = FIELDS) -> dict[str, Any]:
+    """JSON Schema of a create body of these fields, aliases included."""
     properties = {}
     for name, field in BY_NAME.items():
+        if field not in taken:
+            continue
         about = field.about if name == field.name else f"Alias of `{field.name}`."
         properties[name] = field.type.schema() | {"description": about}
     return {

@@ -1,7 +1,7 @@
 """What was given with a request, made ready: fetched, decoded, stored, and named in the request.
 
-Other routes than create use `admit` for requests of their own, and `copy_inputs` for requests
-that repeat an earlier job's.
+`admit` is for every route that orders a job; a request that repeats an earlier job's gets copies of
+its inputs.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,11 @@ def admit(order: Order, submission: Submission, services: Services) -> Admission
     submission  of `order.request`
     raises      ApiError for an input that is unusable or not there; StoreError
     """
-    if not order.media:
+    if not order.media and not has_inputs(order.request):
         return services.store.submit(appraise(submission, order, services))
-    job_id = new_job_id()
+    job_id, make = new_job_id(), prepare if order.media else repeat
     with stored_inputs(submission.tenant, job_id, services):
-        request = prepare(order, submission.tenant, job_id, services)
+        request = make(order, submission.tenant, job_id, services)
         submission = replace(submission, job_id=job_id, request=request)
         admission = services.store.submit(appraise(submission, order, services))
     if admission.job.id != job_id:
@@ -271,6 +271,18 @@ def store_shot(given: GivenShot, shot: StoryShot, size: Size, bench: Bench) -> S
             "reference_images": store_references(given.references, bench),
         }
     )
+
+
+def has_inputs(request: VideoRequest) -> bool:
+    """Whether stored inputs are named in a request: one that repeats an earlier job's."""
+    parts: tuple[VideoRequest | StoryShot, ...] = (request, *request.shots)
+    frames = any(part.first_frame or part.last_frame for part in parts)
+    return bool(request.video or frames or any(part.reference_images for part in parts))
+
+
+def repeat(order: Order, tenant: str, job_id: str, services: Services) -> VideoRequest:
+    """The order's request with the inputs that it names as the job's own. raises VideoExpired"""
+    return copy_inputs(order.request, tenant, job_id, services)
 
 
 def copy_inputs(

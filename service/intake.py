@@ -27,7 +27,7 @@ from worker.jobs.contract import Tier, VideoRequest
 class Order:
     """A checked create call: what to make, and how to recognise it when it comes again."""
 
-    request: VideoRequest  # without its inputs, and what they decide
+    request: VideoRequest  # without its inputs, and what they decide; or a stored one to repeat
     card: ModelCard
     wishes: Wishes
     media: Media  # the inputs as they were given; see `inputs.admit`

@@ -1,12 +1,14 @@
 """What the OpenAPI document says beyond what signatures show: bodies and refusals."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 
 from service.errors import ErrorEnvelope
-from service.fields import create_schema
+from service.fields import FIELDS, create_schema
 from service.forms import FORM_TYPES
+from service.values import Field
 
 REASONS = {
     400: "A field is missing, unknown, or outside its limit; `param` names it.",
@@ -36,9 +38,14 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return listed | {"default": {"model": ErrorEnvelope, "description": "Any other refusal."}}
 
 
-def create_body() -> dict[str, Any]:
-    """The create body in its three encodings, straight from the table of fields."""
-    schema = create_schema()
+def create_body(
+    only: Sequence[Field[Any]] = FIELDS, without: Sequence[Field[Any]] = ()
+) -> dict[str, Any]:
+    """The create body in its three encodings, straight from the table of fields.
+
+    only, without  the fields of a route that does not take all of them
+    """
+    schema = create_schema(tuple(field for field in only if field not in without))
     return {
         "requestBody": {
             "required": True,

@@ -4,44 +4,27 @@ Handlers are plain functions, so that waiting for the queue server never holds t
 """
 
 import re
-from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from service.auth import check_tier
-from service.callbacks import check_callback
-from service.deps import Body, KnownCaller, Services, Tenant, Wired
-from service.errors import Draining, VideoNotCancellable, VideoNotFound
-from service.forms import parse_body
-from service.inputs import admit
-from service.intake import read_order
+from service.deps import Services, Tenant, Wired
+from service.errors import VideoNotCancellable, VideoNotFound
+from service.orders import Ordering, Prefer, answer, read_body_order, take_order
 from service.prefer import patiently
 from service.schema import create_body, refusals
-from service.values import check_length
-from service.wire import (
-    PREFIX,
-    DeletedVideo,
-    Video,
-    following,
-    to_video,
-)
+from service.wire import PREFIX, DeletedVideo, Video
 from worker.jobs.artifacts import job_prefix
 from worker.jobs.blobs import StorageFault
 from worker.jobs.contract import Job
-from worker.jobs.outcomes import CancelOutcome, Submission
+from worker.jobs.outcomes import CancelOutcome
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["videos"])
 
 JOB_ID = re.compile(r"video_[0-9a-f]{32}")
-MAX_KEY_CHARS = 255
-
-Prefer = Annotated[
-    str | None, Header(description="`wait=n` waits up to n seconds, at most 60, for the end.")
-]
 
 
 @router.post(
@@ -52,42 +35,9 @@ Prefer = Annotated[
     responses=refusals(400, 401, 403, 404, 410, 413, 415, 422, 429, 503),
     openapi_extra=create_body(),
 )
-def create_video(
-    body: Body,
-    caller: KnownCaller,
-    services: Wired,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
-    prefer: Prefer = None,
-) -> Response:
+def create_video(call: Ordering) -> Response:
     """Admit a job and answer with it as it stands; a repeated request gets the same job."""
-    if services.draining.is_set():
-        raise Draining("This server is about to stop; nothing was accepted")
-    tree = parse_body(body)
-    settings = services.settings
-    lenient = settings.unknown_fields == "warn"
-    order = read_order(tree, services.cards, settings.default_model, PREFIX, lenient)
-    check_tier(order.tier, caller)
-    check_length(idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
-    callback_url = check_callback(order.callback_url, caller.tenant, services)
-    submission = Submission(
-        tenant=caller.tenant,
-        request=order.request,
-        fingerprint=order.fingerprint,
-        idempotency_key=f"{PREFIX}\0{idempotency_key}" if idempotency_key else None,
-        retry_of_fingerprint=x_stainless_retry_count.strip() not in ("", "0"),
-        queue_deadline_s=order.queue_deadline_s,
-        callback_url=callback_url,
-        tier=order.tier,
-    )
-    admission = admit(order, submission, services)
-    headers = {"Location": f"{PREFIX}/{admission.job.id}"}
-    if admission.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    else:
-        services.metrics.count_submission(admission.job)
-        log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
-    return patiently(admission.job, prefer, services, answer, headers)
+    return take_order(call, PREFIX, lambda tree: read_body_order(tree, PREFIX, call))
 
 
 @router.get(
@@ -147,10 +97,3 @@ def known_shape(video_id: str) -> str:
     if not JOB_ID.fullmatch(video_id):
         raise VideoNotFound(video_id)
     return video_id
-
-
-def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The Video object, with the headers that pace whoever follows it."""
-    video = to_video(services.outlook.seen(job), services.links)
-    pace = following(job, services.settings.poll_after_ms)
-    return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))

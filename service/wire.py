@@ -10,11 +10,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from service.links import Links
-from worker.jobs.contract import TERMINAL, Job, Status, VideoRequest
+from worker.jobs.contract import TERMINAL, Job, Stage, Status, VideoRequest
 
 PREFIX = "/v1/videos"
 POLL_SHARE = 0.1  # of a job's run between two questions: a twentieth of it is lost on average
 MAX_POLL_MS = 10_000
+AFTER_SHOTS = frozenset({Stage.POST_PROCESSING, Stage.UPLOADING})
 
 
 class Shape(BaseModel):
@@ -42,6 +43,8 @@ class VideoShot(Shape):
     """One shot of a story."""
 
     index: int
+    status: Status
+    progress: int  # 0..100
     prompt: str
     seconds: str
     seed: int
@@ -131,7 +134,7 @@ def to_video(job: Job, links: Links) -> Video:
         seconds=f"{request.num_frames / request.fps:.6g}",
         size=f"{request.width}x{request.height}",
         error=job.error and VideoError(code=job.error.code, message=job.error.message),
-        remixed_from_video_id=None,
+        remixed_from_video_id=request.remixed_from_video_id,
         task_type=request.task_type,
         stage=job.stage,
         started_at=whole(job.started_at),
@@ -147,6 +150,7 @@ def to_video(job: Job, links: Links) -> Video:
         guidance_scale=request.guidance_scale,
         sampler=request.sampler,
         **to_inputs(request),
+        shots=to_shots(job),
         metadata=request.metadata,
         user=request.user,
         url=to_link(job, "video", links),
@@ -172,17 +176,36 @@ def to_inputs(request: VideoRequest) -> dict[str, Any]:
         "reference_strength": request.reference_strength if references else None,
         "upscale_factor": request.upscale_factor,
         "source_video_id": request.source_video_id,
-        "shots": [
-            VideoShot(
-                index=index,
-                prompt=shot.prompt,
-                seconds=f"{shot.num_frames / request.fps:.6g}",
-                seed=shot.seed,
-                transition=shot.transition,
-            )
-            for index, shot in enumerate(shots)
-        ],
     }
+
+
+def to_shots(job: Job) -> list[VideoShot]:
+    """The shots of a story, and how far each is."""
+    return [
+        VideoShot(
+            index=index,
+            status=status,
+            progress=progress,
+            prompt=shot.prompt,
+            seconds=f"{shot.num_frames / job.request.fps:.6g}",
+            seed=shot.seed,
+            transition=shot.transition,
+        )
+        for index, shot in enumerate(job.request.shots)
+        for status, progress in [shot_progress(job, index)]
+    ]
+
+
+def shot_progress(job: Job, index: int) -> tuple[Status, int]:
+    """Status and percentage of one shot; of a failed job, those that were made stay completed."""
+    made = job.status is Status.COMPLETED or index < job.shot or job.stage in AFTER_SHOTS
+    if made and job.status is not Status.QUEUED and job.started_at is not None:
+        return Status.COMPLETED, 100
+    percent = min(int(100 * job.shot_done), 99) if index == job.shot else 0
+    if job.status is Status.FAILED:
+        return Status.FAILED, percent
+    running = job.status is Status.IN_PROGRESS and index == job.shot
+    return (Status.IN_PROGRESS, percent) if running else (Status.QUEUED, 0)
 
 
 def to_metrics(job: Job) -> VideoMetrics:

@@ -153,6 +153,7 @@ class VideoRequest(Record):
     reference_strength: Share = 1.0
     video: StoredVideo | None = None  # the clip to extend, edit, interpolate or upscale
     source_video_id: str | None = None  # the job that made that clip
+    remixed_from_video_id: str | None = None  # the job whose request this was, but for its prompt
     extend_before: bool = False  # new frames lead up to the clip instead of following it
     shots: tuple[StoryShot, ...] = ()
     upscale_factor: Annotated[int, Field(gt=1)] | None = None
@@ -199,6 +200,8 @@ class Progress(Record):
     step: int
     total: int
     eta_s: float | None
+    shot: int = 0  # of a story, the one that is being made
+    shot_done: Share = 0.0  # of that shot
 
 
 class Job(Record):
@@ -228,3 +231,5 @@ class Job(Record):
     reported_at: float | None = None  # when `eta_s` was said
     cost_s: float | None = None  # run time as estimated at admission; never changes
     warnings: tuple[str, ...] = ()  # what was ignored of the request
+    shot: int = 0  # of a story, the one that is being made
+    shot_done: Share = 0.0  # of that shot

@@ -1,0 +1,107 @@
+"""How every route that orders a job does it: one way from a body to the answer about a job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, Header
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from service.auth import check_tier
+from service.callbacks import check_callback
+from service.deps import Body, KnownCaller, Services, Wired
+from service.errors import Draining
+from service.forms import RawBody, Tree, parse_body
+from service.inputs import admit
+from service.intake import Order, read_order
+from service.prefer import patiently
+from service.values import check_length
+from service.wire import PREFIX, following, to_video
+from worker.jobs.callers import Caller
+from worker.jobs.contract import Job
+from worker.jobs.outcomes import Submission
+
+log = structlog.get_logger(__name__)
+
+MAX_KEY_CHARS = 255
+
+Prefer = Annotated[
+    str | None, Header(description="`wait=n` waits up to n seconds, at most 60, for the end.")
+]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that orders a job: its body, whom it comes from, how it may be repeated."""
+
+    body: RawBody
+    caller: Caller
+    services: Services
+    idempotency_key: str | None
+    is_retry: bool  # as the SDK says
+    prefer: str | None
+
+
+def read_call(
+    body: Body,
+    caller: KnownCaller,
+    services: Wired,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
+    prefer: Prefer = None,
+) -> Call:
+    """What the framework knows of the call."""
+    is_retry = x_stainless_retry_count.strip() not in ("", "0")
+    return Call(body, caller, services, idempotency_key, is_retry, prefer)
+
+
+Ordering = Annotated[Call, Depends(read_call)]
+
+
+def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response:
+    """Admit a job and answer with it as it stands; a repeated call gets the same job.
+
+    path    of the call: idempotency keys count for one path
+    read    the body to an order
+    raises  ApiError, StoreError
+    """
+    services, caller = call.services, call.caller
+    if services.draining.is_set():
+        raise Draining("This server is about to stop; nothing was accepted")
+    order = read(parse_body(call.body))
+    check_tier(order.tier, caller)
+    check_length(call.idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
+    submission = Submission(
+        tenant=caller.tenant,
+        request=order.request,
+        fingerprint=order.fingerprint,
+        idempotency_key=f"{path}\0{call.idempotency_key}" if call.idempotency_key else None,
+        retry_of_fingerprint=call.is_retry,
+        queue_deadline_s=order.queue_deadline_s,
+        callback_url=check_callback(order.callback_url, caller.tenant, services),
+        tier=order.tier,
+    )
+    admission = admit(order, submission, services)
+    headers = {"Location": f"{PREFIX}/{admission.job.id}"}
+    if admission.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    else:
+        services.metrics.count_submission(admission.job)
+        log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
+    return patiently(admission.job, call.prefer, services, answer, headers)
+
+
+def read_body_order(tree: Tree, path: str, call: Call) -> Order:
+    """The order that a body describes by itself. raises ApiError of status 400"""
+    settings = call.services.settings
+    lenient = settings.unknown_fields == "warn"
+    return read_order(tree, call.services.cards, settings.default_model, path, lenient)
+
+
+def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The Video object, with the headers that pace whoever follows it."""
+    video = to_video(services.outlook.seen(job), services.links)
+    pace = following(job, services.settings.poll_after_ms)
+    return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))
