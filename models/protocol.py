@@ -98,6 +98,7 @@ class Step:
     total: int
     shot: int = 0  # 0..shots - 1, the one that is being made
     shots: int = 1
+    shot_done: float = 0.0  # 0..1 of that shot's units
 
 
 OnStep = Callable[[Step], None]  # may raise to stop the generation; nothing stays dirty

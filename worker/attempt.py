@@ -92,6 +92,7 @@ class Attempt:
         self._report = Clock(REPORT_EVERY_S, at_once=True)
         self._drain_check = Clock(DRAIN_CHECK_EVERY_S)
         self._stage, self._index, self._total = Stage.LOADING, 0, 0
+        self._shot, self._shot_done = 0, 0.0
         self._reported = True
         self._cancel_asked = False
         self._begun = False
@@ -151,6 +152,7 @@ class Attempt:
             return None
         if message.type == "step":
             self._index, self._total = message.index, message.total
+            self._shot, self._shot_done = message.shot, message.shot_done
             self._reported = False
             if self._stage is Stage.DENOISING:
                 self._pace.note_step(message.index, message.total)
@@ -212,7 +214,12 @@ class Attempt:
     def _send_report(self) -> None:
         self._reported = True
         progress = Progress(
-            stage=self._stage, step=self._index, total=self._total, eta_s=self._eta_s()
+            stage=self._stage,
+            step=self._index,
+            total=self._total,
+            eta_s=self._eta_s(),
+            shot=self._shot,
+            shot_done=self._shot_done,
         )
         if not self._desk.report(progress):
             self._stop(Verdict.FENCED)

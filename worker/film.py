@@ -8,14 +8,14 @@ import errno
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from models.protocol import Cancelled, Frames, Step, VideoModel
+from models.protocol import Cancelled, Frames, Step, StreamingModel, Task, VideoModel
 from worker import media
 from worker.inputs import InputLost, read_task
 from worker.jobs.artifacts import (
@@ -39,6 +39,7 @@ from worker.messages import (
     StepDone,
 )
 from worker.provenance import read_provenance
+from worker.reel import Reel
 from worker.shelf import Film, Shelf, Unstored, persist
 
 log = structlog.get_logger()
@@ -71,14 +72,28 @@ class Stopwatch:
     def leave(self) -> None:
         """Close the current stage."""
         if self._stage is not None:
-            spent = time.monotonic() - self._since
-            self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + spent, 4)
+            self._spend(self._stage, time.monotonic() - self._since)
         self._stage = None
 
     def step(self, step: Step) -> None:
         """The model's callback: reports, and raises Cancelled if told to stop."""
         self.enter(Stage(step.stage))
-        self._tell(StepDone(exec=self._token, index=step.index, total=step.total))
+        place = {"shot": step.shot, "shots": step.shots, "shot_done": step.shot_done}
+        self._tell(StepDone(exec=self._token, index=step.index, total=step.total, **place))
+
+    def aside(self, film: Iterable[Frames]) -> Generator[Frames]:
+        """The pieces of a film in the making; what is done with them in between is no part of the
+        stage that makes them, but post-processing."""
+        for piece in film:
+            lent = time.monotonic()
+            yield piece
+            del piece
+            spent = time.monotonic() - lent
+            self._since += spent
+            self._spend(Stage.POST_PROCESSING, spent)
+
+    def _spend(self, stage: Stage, spent_s: float) -> None:
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent_s, 4)
 
     def check(self) -> None:
         """Raise Cancelled if told to stop."""
@@ -182,18 +197,30 @@ def _make(run: Run, tools: Equipment, watch: Stopwatch) -> JobResult:
 def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
     """Generate and encode; what comes out is on the shelf."""
     reset_peak_memory()
-    frames = tools.model.generate(read_task(run.request, tools.store), watch.step)
-    watch.enter(Stage.POST_PROCESSING)
+    task = read_task(run.request, tools.store)
+    request = run.request
+    reel = Reel(request.num_frames, request.height, request.width)
     tools.scratch_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tools.scratch_dir) as scratch:
         folder = Path(scratch) / "film"
         folder.mkdir()
         provenance = read_provenance(run, tools.model.weights_sha256)
-        encoding = _encode(frames, folder / VIDEO, run, provenance, watch, tools.encoder)
-        media.write_thumbnail(frames, folder / THUMBNAIL)
-        media.write_spritesheet(frames, folder / SPRITESHEET)
-        if run.request.return_last_frame:
-            media.write_last_frame(frames, folder / LAST_FRAME)
+        # Closed at once when it is stopped, so that the model lets go of what it was making.
+        with closing(_made(tools.model, task, watch)) as made:
+            film = reel.pieces(made)
+            encoding = media.write_mp4(
+                film,
+                folder / VIDEO,
+                request.fps,
+                provenance,
+                tools.encoder,
+                lambda _: watch.check(),
+            )
+        watch.enter(Stage.POST_PROCESSING)
+        media.write_thumbnail(reel.middle, folder / THUMBNAIL)
+        media.write_spritesheet(reel.stills, folder / SPRITESHEET)
+        if request.return_last_frame:
+            media.write_last_frame(reel.last, folder / LAST_FRAME)
         watch.leave()
         facts = {
             "notes": provenance | {"encoder": encoding.encoder},
@@ -202,6 +229,17 @@ def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
             "peak_memory_mb": peak_memory_mb(),
         }
         return tools.shelf.keep(folder, run.job_id, run.exec, facts)
+
+
+def _made(model: VideoModel, task: Task, watch: Stopwatch) -> Generator[Frames]:
+    """The film as the model hands it over: piece by piece if it can, so that its length costs no
+    memory, else whole."""
+    if isinstance(model, StreamingModel):
+        yield from watch.aside(model.stream(task, watch.step))
+        return
+    frames = model.generate(task, watch.step)
+    watch.enter(Stage.POST_PROCESSING)
+    yield frames
 
 
 def _store(film: Film, run: Run, tools: Equipment, watch: Stopwatch) -> JobResult:
@@ -223,22 +261,4 @@ def _store(film: Film, run: Run, tools: Equipment, watch: Stopwatch) -> JobResul
         model_sha256=film.facts.model_sha256,
         stage_seconds=seconds,
         peak_memory_mb=film.facts.peak_memory_mb,
-    )
-
-
-def _encode(
-    frames: Frames,
-    path: Path,
-    run: Run,
-    provenance: dict[str, Any],
-    watch: Stopwatch,
-    encoder: str,
-) -> media.Encoding:
-    request = run.request
-    expected = (request.num_frames, request.height, request.width, 3)
-    if frames.shape != expected:
-        raise ValueError(f"the model made frames {frames.shape}, asked were {expected}")
-    timings = {"stage_seconds": dict(watch.seconds)}
-    return media.write_mp4(
-        frames, path, request.fps, provenance | timings, encoder, lambda _: watch.check()
     )

@@ -5,10 +5,11 @@ Every file is written beside its final name and renamed, so a reader never sees 
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from PIL import Image
 
 from models.protocol import Frames
@@ -51,7 +53,7 @@ def ignore(index: int) -> None:
 
 
 def write_mp4(
-    frames: Frames,
+    film: Frames | Iterable[Frames],
     path: Path,
     fps: int,
     provenance: Mapping[str, Any],
@@ -60,23 +62,31 @@ def write_mp4(
 ) -> Encoding:
     """Write H.264 in yuv420p (BT.709, limited range) with the index before the data.
 
-    frames      (T, H, W, 3) uint8 sRGB; H and W even, as 4:2:0 halves both
+    film        (T, H, W, 3) uint8 sRGB, or pieces of it in order, taken one by one;
+                H and W even, as 4:2:0 halves both
     fps         frames per second; frame i is shown at exactly i / fps
     provenance  goes as JSON into the container's `comment`
     encoder     "auto" tries NVENC and falls back to x264; a name insists
     raises      ValueError on frames of another shape, EncoderUnavailable, OSError as from a file
     """
-    check_frames(frames)
-    name = opening_encoder(frames, fps) if encoder == "auto" else encoder
+    pieces = iter([film] if isinstance(film, np.ndarray) else film)
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("a film without frames, not uint8 (T, H, W, 3)")
+    check_frames(first)
+    name = opening_encoder(first, fps) if encoder == "auto" else encoder
+    sample = first[:1]
+    pieces = chain([first], pieces)
+    del first  # else it would be held to the end
     try:
-        _encode(frames, path, fps, provenance, name, on_frame)
-    except EncoderUnavailable:
+        count = _encode(pieces, sample, path, fps, provenance, name, on_frame)
+    except EncoderUnavailable:  # raised before any piece was taken
         if encoder != "auto" or name == SOFTWARE_ENCODER:
             raise
         # A GPU has few encoder sessions: the trial may open and the next one not.
         name = SOFTWARE_ENCODER
-        _encode(frames, path, fps, provenance, name, on_frame)
-    return Encoding(name, len(frames), fps)
+        count = _encode(pieces, sample, path, fps, provenance, name, on_frame)
+    return Encoding(name, count, fps)
 
 
 def check_frames(frames: Frames) -> None:
@@ -124,6 +134,12 @@ def write_last_frame(frames: Frames, path: Path) -> None:
         Image.fromarray(frames[-1]).save(part, format="PNG")
 
 
+def spread(count: int, tiles: int) -> tuple[int, ...]:
+    """Places of up to `tiles` frames, evenly spaced from the first of `count` to the last."""
+    places = np.unique(np.linspace(0, count - 1, tiles).round().astype(int))
+    return tuple(int(place) for place in places)
+
+
 def write_spritesheet(frames: Frames, path: Path, tiles: int = 16, longest: int = 320) -> None:
     """Write stills, evenly spaced from the first frame to the last, as one JPEG: a square grid in
     reading order, without gaps.
@@ -131,8 +147,7 @@ def write_spritesheet(frames: Frames, path: Path, tiles: int = 16, longest: int 
     tiles    the most stills; a film with fewer frames shows each once
     longest  pixels of a still's longer side, at most
     """
-    chosen = np.unique(np.linspace(0, len(frames) - 1, tiles).round().astype(int))
-    stills = [Image.fromarray(frames[index]) for index in chosen]
+    stills = [Image.fromarray(frames[index]) for index in spread(len(frames), tiles)]
     for still in stills:
         still.thumbnail((longest, longest))
     columns = ceil(len(stills) ** 0.5)
@@ -196,13 +211,15 @@ def _configure(context: VideoCodecContext, frames: Frames, fps: int, name: str) 
 
 
 def _encode(
-    frames: Frames,
+    pieces: Iterable[Frames],
+    sample: Frames,
     path: Path,
     fps: int,
     provenance: Mapping[str, Any],
     name: str,
     on_frame: OnFrame,
-) -> None:
+) -> int:
+    """Write the film; `sample` is a frame of it. returns how many frames there were"""
     # A movie clock in whole frames: by default it counts milliseconds and rounds the length.
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * fps)}
     with (
@@ -210,15 +227,27 @@ def _encode(
         av.open(str(part), "w", format="mp4", options=options) as container,
     ):
         container.metadata["comment"] = json.dumps(provenance, ensure_ascii=False)
-        stream = _open_stream(container, frames, fps, name)
-        for index, frame in enumerate(frames):
-            on_frame(index)
+        stream = _open_stream(container, sample, fps, name)
+        count = 0
+        for frame in _frames(pieces, sample):
+            on_frame(count)
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
-            picture.pts, picture.time_base = index, Fraction(1, fps)
+            picture.pts, picture.time_base = count, Fraction(1, fps)
             container.mux(stream.encode(picture))
+            count += 1
         container.mux(stream.encode(None))
+    return count
+
+
+def _frames(pieces: Iterable[Frames], sample: Frames) -> Iterator[NDArray[np.uint8]]:
+    """The frames of all pieces; raises ValueError for one of another size than the first."""
+    for piece in pieces:
+        check_frames(piece)
+        if piece.shape[1:] != sample.shape[1:]:
+            raise ValueError(f"a film of {sample.shape[1:]} goes on with {piece.shape[1:]}")
+        yield from piece
 
 
 def _open_stream(

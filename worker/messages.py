@@ -73,6 +73,9 @@ class StepDone(Message):
     exec: str
     index: int
     total: int
+    shot: int = 0  # 0..shots - 1, the one that is being made
+    shots: int = 1
+    shot_done: float = 0.0  # 0..1 of that shot
 
 
 class Done(Message):

@@ -87,7 +87,7 @@ class VideoLDM:
             self.preset.config.unet.trained_frames,
             len(source) if task.task_type == "extend" else 0,
         )
-        reports = Reports(on_step, task, len(plan), edit_steps(task))
+        reports = Reports(on_step, task, plan, edit_steps(task))
         backwards = task.task_type == "extend" and task.extend_before
         pieces = self._leading_up if backwards else self._following
         return pieces(task, plan, source, reports), reports

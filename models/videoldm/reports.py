@@ -1,23 +1,32 @@
 """What a film in the making says of itself: steps counted over all its clips, and the shot."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from models.protocol import GenerationStage, OnStep, Step, Task
 from models.videoldm.samplers import SamplerState
+from models.videoldm.segments import Segment
 
 
 class Reports:
     """Turns every clip's steps into those of the whole film."""
 
-    def __init__(self, on_step: OnStep, task: Task, clips: int, before: int) -> None:
-        """clips are the film's segments; `before` are steps that come ahead of the first one's."""
+    def __init__(self, on_step: OnStep, task: Task, plan: Sequence[Segment], before: int) -> None:
+        """plan has the film's segments; `before` are steps that come ahead of the first one's."""
         self._on_step = on_step
-        self._total = before + clips * task.num_inference_steps
+        steps = task.num_inference_steps
+        self._total = before + len(plan) * steps
+        clips = Counter(segment.shot for segment in plan)
+        self._shot_steps = {shot: count * steps for shot, count in clips.items()}
+        self._shot_steps[0] += before
         self._shots = max(1, len(task.shots))
         self._done, self._shot, self._ends = 0, 0, False
+        self._shot_begun = 0  # steps of the whole film that were done when the shot began
 
     def begin(self, shot: int, ends: bool) -> None:
         """The next clip is of this shot; `ends` if it is the film's last."""
+        if shot != self._shot:
+            self._shot_begun = self._done
         self._shot, self._ends = shot, ends
 
     def run(self) -> Callable[[SamplerState], None]:
@@ -44,4 +53,5 @@ class Reports:
             self._tell("denoising", self._done, self._total)
 
     def _tell(self, stage: GenerationStage, index: int, total: int) -> None:
-        self._on_step(Step(stage, index, total, self._shot, self._shots))
+        share = (self._done - self._shot_begun) / self._shot_steps[self._shot]
+        self._on_step(Step(stage, index, total, self._shot, self._shots, share))

@@ -18,6 +18,7 @@ from worker.inputs import read_task
 from worker.jobs import keys
 from worker.jobs.artifacts import open_store
 from worker.jobs.catalog import TASKS, InputLimits, Span, read_catalog
+from worker.jobs.contract import ErrorCode, JobError, Progress, Stage
 from worker.jobs.settings import JobSettings
 
 PROMPT = "a red fox walks to the left"
@@ -335,11 +336,43 @@ def test_a_story_has_shots_with_inputs_of_their_own(client, task_of):
     assert (runs.seed, runs.transition, runs.num_frames) == (99, "cut", 12)
     assert (sleeps.seed, sleeps.negative_prompt, sleeps.references[0].role) == (7, "sun", "scene")
     assert (sleeps.last_frame == BLUE).all()
+    assert {(shot["status"], shot["progress"]) for shot in video["shots"]} == {("queued", 0)}
     form = {
         "shots": json.dumps(body["shots"][:2]),
         "reference_images": json.dumps(body["reference_images"]),
     }
     assert made(client.post("/v1/videos", data=form))["task_type"] == "story"
+
+
+def test_each_shot_of_a_story_says_how_far_it_is(client, hand, store):
+    shots = [{"prompt": prompt, "seconds": 1} for prompt in ("it wakes", "it runs", "it sleeps")]
+
+    def seen(job_id):
+        video = client.get(f"/v1/videos/{job_id}").json()
+        return [(shot["status"], shot["progress"]) for shot in video["shots"]]
+
+    def told(job_id, exec, stage):
+        progress = Progress(stage=stage, step=7, total=12, eta_s=None, shot=1, shot_done=0.75)
+        assert store.report(job_id, exec, progress)
+
+    ended, lost, stopped = (order(client, shots=shots).json()["id"] for _ in range(3))
+    _, exec = hand.start(ended)
+    assert seen(ended) == [("in_progress", 0), ("queued", 0), ("queued", 0)]
+    told(ended, exec, Stage.DENOISING)
+    assert seen(ended) == [("completed", 100), ("in_progress", 75), ("queued", 0)]
+    told(ended, exec, Stage.UPLOADING)
+    assert seen(ended) == [("completed", 100)] * 3
+    assert store.requeue(ended, exec, "lost", counts=True)
+    assert seen(ended) == [("queued", 0)] * 3
+    hand.finish(ended)
+    assert seen(ended) == [("completed", 100)] * 3
+    _, exec = hand.start(lost)
+    told(lost, exec, Stage.DENOISING)
+    error = JobError(code=ErrorCode.INTERNAL_ERROR, message="It broke.")
+    assert store.fail(lost, exec, error)
+    assert seen(lost) == [("completed", 100), ("failed", 75), ("failed", 0)]
+    client.post(f"/v1/videos/{stopped}/cancel")
+    assert seen(stopped) == [("failed", 0)] * 3
 
 
 CLIP = {"video": {"file_id": "file-" + "0" * 32}}
@@ -437,7 +470,7 @@ BAD = [
     (CLIP | {"upscale_factor": 2, "seconds": 3}, "incompatible_inputs", "seconds", ["source"]),
     (CLIP | {"target_fps": 100}, "invalid_value", "target_fps", ["100", "60"]),
     (CLIP | {"target_fps": 24, "fps": 8}, "incompatible_inputs", "fps", ["target_fps"]),
-    ({"characters": [{"id": "c"}]}, "invalid_value", "characters", []),
+    ({"characters": [{"id": "c"}]}, "invalid_value", "characters.0.id", ["char_"]),
     (
         {"frame_images": [{"image_url": PIC, "frame_type": "middle"}]},
         "invalid_value",

@@ -27,7 +27,7 @@ SPANS: dict[Stage, tuple[int, int]] = {
 # What an event carries of the row; the rest never changes or is read from the row itself.
 MOMENT = (
     "state stage step total progress eta attempt retries_left cancel worker "
-    "started_at completed_at expires_at reported_at result error"
+    "started_at completed_at expires_at reported_at result error shot shot_done"
 ).split()
 
 
@@ -131,6 +131,8 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         reported_at=_number(row.get("reported_at")),
         cost_s=_number(row.get("cost")),
         warnings=json.loads(row.get("warnings", "[]")),
+        shot=int(row.get("shot", 0)),
+        shot_done=float(row.get("shot_done", 0)),
     )
 
 

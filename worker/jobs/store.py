@@ -139,7 +139,8 @@ class JobStore:
         """Write progress; False if the attempt no longer owns the job."""
         eta = "" if progress.eta_s is None else repr(progress.eta_s)
         place = (progress.stage, progress.step, progress.total, eta, row.percent(progress))
-        return bool(self._scripts.call("report", job_id, exec, *place) == "owned")
+        shot = (progress.shot, repr(progress.shot_done))
+        return bool(self._scripts.call("report", job_id, exec, *place, *shot) == "owned")
 
     def complete(self, job_id: str, exec: str, result: JobResult) -> bool:
         """End the job with a result; False if the attempt no longer owns it: drop the files."""

@@ -8,6 +8,7 @@ local DAY = 86400
 local MOMENT = {
   'state', 'stage', 'step', 'total', 'progress', 'eta', 'attempt', 'retries_left', 'cancel',
   'worker', 'started_at', 'completed_at', 'expires_at', 'reported_at', 'result', 'error',
+  'shot', 'shot_done',
 }
 
 local function now()
@@ -192,7 +193,7 @@ local function give_back(id, reason, counts)
   end
   local deadline = now() + tonumber(field(id, 'queue_deadline_s'))
   redis.call('HSET', JOB .. id, 'state', 'queued', 'stage', 'queued', 'step', 0, 'total', 0, 'eta', '',
-    'last_exec', field(id, 'exec'), 'exec', '', 'worker', '', 'queue_deadline', stamp(deadline))
+    'shot', 0, 'shot_done', 0, 'last_exec', field(id, 'exec'), 'exec', '', 'worker', '', 'queue_deadline', stamp(deadline))
   emit(id, 'queued')
   return 'requeue'
 end
