@@ -10,7 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from service import capabilities, content, events, files, health, listing, remakes, videos
+from service import (
+    capabilities,
+    characters,
+    content,
+    events,
+    files,
+    health,
+    listing,
+    remakes,
+    videos,
+)
 from service.auth import Gate, read_keys
 from service.decoder import Decoders
 from service.deps import Services
@@ -25,6 +35,7 @@ from worker.jobs.artifacts import open_store
 from worker.jobs.blobs import StorageFault
 from worker.jobs.callers import CallerBook
 from worker.jobs.catalog import ModelCard, read_catalog
+from worker.jobs.characters import CharacterShelf
 from worker.jobs.connection import web_client
 from worker.jobs.files import FileShelf
 from worker.jobs.inputs import InputShelf
@@ -51,7 +62,8 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
         lifespan=close_at_end,
     )
     app.state.services = services
-    for routes in (capabilities, remakes, videos, events, listing, content, files, health):
+    static = (capabilities, characters, remakes)  # before paths with an id in the same place
+    for routes in (*static, videos, events, listing, content, files, health):
         app.include_router(routes.router)
     for kind in (
         StorageFault,
@@ -88,6 +100,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         links=Links(store.redis, settings.public_url, settings.link_ttl_s),
         files=FileShelf(store.redis, artifacts),
         inputs=InputShelf(store.redis, artifacts),
+        characters=CharacterShelf(store.redis, artifacts),
         decoders=Decoders(settings),
         outbound=Outbound(settings),
         outbox=outbox,

@@ -93,6 +93,21 @@ def pick_frame(path: Path, limits: ClipLimits, last: bool) -> Image.Image:
     return as_frame(found, found.size)
 
 
+def pick_frames(path: Path, limits: ClipLimits, count: int) -> Iterator[Image.Image]:
+    """Up to so many frames from all over a clip, the first one first. raises Unusable
+
+    Decodes the clip twice, so that only one frame is in memory at a time.
+    """
+    with open_clip(path) as container:
+        total = sum(1 for _ in upright(container, container.streams.video[0], limits))
+    if total == 0:
+        raise Unusable("has no frame that can be decoded")
+    wanted = {round(i * (total - 1) / max(1, count - 1)) for i in range(count)}
+    with open_clip(path) as container:
+        frames = enumerate(upright(container, container.streams.video[0], limits))
+        yield from (as_frame(image, image.size) for i, (_, image) in frames if i in wanted)
+
+
 def open_clip(path: Path) -> InputContainer:
     # The demuxer is named: formats that refer to other files or hosts are never tried.
     container = av.open(str(path), "r", format=DEMUXERS[path.suffix])

@@ -102,6 +102,17 @@ def pick_frame(order: Order) -> Answer:
     return keep(clips.pick_frame(Path(order["source"]), limits, order["last"]), order)
 
 
+def pick_frames(order: Order) -> Answer:
+    from service import clips
+
+    limits, targets = clips.ClipLimits(**order["limits"]), order["targets"]
+    found = 0
+    for image in clips.pick_frames(Path(order["source"]), limits, len(targets)):
+        pictures.save(image, Path(targets[found]))
+        found += 1
+    return {"count": found}
+
+
 def make_clip(order: Order) -> Answer:
     from service import clips
 
@@ -123,6 +134,7 @@ ORDERS: dict[str, Callable[[Order], Answer]] = {
     "make_reference": make_reference,
     "measure_clip": measure_clip,
     "pick_frame": pick_frame,
+    "pick_frames": pick_frames,
     "make_clip": make_clip,
 }
 

@@ -20,6 +20,7 @@ from service.settings import ServiceSettings
 from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.callers import Caller
 from worker.jobs.catalog import ModelCard
+from worker.jobs.characters import CharacterShelf
 from worker.jobs.files import FileShelf
 from worker.jobs.inputs import InputShelf
 from worker.jobs.outbound import Outbound
@@ -42,6 +43,7 @@ class Services:
     links: Links
     files: FileShelf
     inputs: InputShelf
+    characters: CharacterShelf
     decoders: Decoders
     outbound: Outbound
     outbox: Outbox

@@ -15,7 +15,8 @@ ApiError
 ├── NotFound 404                no such route
 │   ├── VideoNotFound           never existed, deleted, or another tenant's
 │   ├── VideoNotReady           exists, has no content (yet)
-│   └── NoSuchFile              never uploaded, deleted, expired, or another tenant's
+│   ├── NoSuchFile              never uploaded, deleted, expired, or another tenant's
+│   └── NoSuchCharacter         never made, deleted, or another tenant's
 ├── MethodNotAllowed 405
 ├── VideoNotCancellable 409
 ├── VideoExpired 410
@@ -186,6 +187,15 @@ class NoSuchFile(NotFound):
 
     def __init__(self, file_id: str, param: str = "file_id") -> None:
         super().__init__(f"{param}: no file found with id {show(file_id)}", param)
+
+
+class NoSuchCharacter(NotFound):
+    """Never made, deleted, or another tenant's: all look alike."""
+
+    code = "character_not_found"
+
+    def __init__(self, character_id: str, param: str = "character_id") -> None:
+        super().__init__(f"{param}: no character found with id {show(character_id)}", param)
 
 
 class MethodNotAllowed(ApiError):

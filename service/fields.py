@@ -112,7 +112,13 @@ FIRST_FRAME_STRENGTH = Field(
     ("image_strength",),
     FRAME_KINDS,
 )
-CHARACTERS = Field("characters", Structure(), "Named reference sets.", (), REFERENCE_KINDS)
+CHARACTERS = Field(
+    "characters",
+    Structure(),
+    "Named reference sets, `[{id}]`; prompts and shots call them `@name`.",
+    (),
+    REFERENCE_KINDS,
+)
 REFERENCE_IMAGES = Field(
     "reference_images",
     Structure(),

@@ -20,7 +20,7 @@ from service.errors import (
 )
 from service.given import Given
 from service.signatures import ALL, HEAD_BYTES, Signature, read_signature
-from service.sources import DataUrl, FileId, RemoteUrl, Source, Upload, VideoId
+from service.sources import CharacterView, DataUrl, FileId, RemoteUrl, Source, Upload, VideoId
 from service.wire import is_expired
 from worker.jobs.contract import Status
 from worker.jobs.outbound import OutboundError, Times
@@ -84,6 +84,8 @@ class Gatherer:
                 yield decode_data_url(text, given.param)
             case FileId(file_id):
                 yield from self._stored(self._key_of_file(file_id, given.param))
+            case CharacterView(key):
+                yield from self._stored(key)
             case VideoId(video_id):
                 yield from self._stored(self._key_of_video(video_id, given.param))
 

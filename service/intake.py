@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from starlette.datastructures import UploadFile
 
 from service import fields
+from service.cast import FindCharacter, nobody
 from service.errors import ModelNotFound, show
 from service.forms import Tree
 from service.limits import resolve
@@ -43,16 +44,17 @@ def read_order(
     default_model: str,
     path: str,
     lenient: bool = False,
+    find_character: FindCharacter = nobody,
 ) -> Order:
     """The whole intake of one body.
 
     lenient  unknown fields become warnings
-    raises ApiError of status 400, naming the field, the value and the limit
+    raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter
     """
     wishes = sort_images(read_wishes(tree, lenient))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
-    media = read_media(wishes, card, task_type)
+    media = read_media(wishes, card, task_type, find_character)
     return Order(
         request=resolve(wishes, card, task_type, media.shots),
         card=card,

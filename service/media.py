@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import fields
+from service.cast import FindCharacter, nobody, read_cast
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
 from service.given import Given, read_image
 from service.references import GivenReference, read_references
@@ -17,6 +18,7 @@ from service.shots import GivenShot, read_shots
 from service.sources import read_video_source
 from service.wishes import Wishes
 from worker.jobs.catalog import ModelCard
+from worker.jobs.contract import MAX_REFERENCES
 
 MAX_IMAGES = 64  # of one request, references and the frames of all shots included
 
@@ -45,10 +47,12 @@ class Media:
         yield from (reference.image for reference in references)
 
 
-def read_media(wishes: Wishes, card: ModelCard, task_type: str) -> Media:
+def read_media(
+    wishes: Wishes, card: ModelCard, task_type: str, find_character: FindCharacter = nobody
+) -> Media:
     """What is given, once it is known to be what the kind of job needs.
 
-    raises ApiError of status 400, naming the field, the value and the limit
+    raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter
     """
     plain = as_list(wishes.get(fields.INPUT_REFERENCE))
     as_references = plain if task_type == "reference" else []
@@ -57,8 +61,8 @@ def read_media(wishes: Wishes, card: ModelCard, task_type: str) -> Media:
         fields.REFERENCE_IMAGES.name,
         card,
     )
-    if wishes.has(fields.CHARACTERS):
-        raise InvalidValue("characters: this server keeps no named reference sets", "characters")
+    limit = min(MAX_REFERENCES, card.inputs.max_references)
+    references += read_cast(wishes.get(fields.CHARACTERS), find_character, references, limit)
     media = Media(
         first_frame=read_first_frame(wishes, [] if as_references else plain),
         last_frame=read_image(wishes.get(fields.LAST_FRAME), fields.LAST_FRAME.name),

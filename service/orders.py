@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service.auth import check_tier
 from service.callbacks import check_callback
+from service.characters import finder
 from service.deps import Body, KnownCaller, Services, Wired
 from service.errors import Draining
 from service.forms import RawBody, Tree, parse_body
@@ -94,10 +95,11 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response
 
 
 def read_body_order(tree: Tree, path: str, call: Call) -> Order:
-    """The order that a body describes by itself. raises ApiError of status 400"""
-    settings = call.services.settings
+    """The order that a body describes by itself. raises ApiError of status 400 or 404"""
+    settings, cards = call.services.settings, call.services.cards
     lenient = settings.unknown_fields == "warn"
-    return read_order(tree, call.services.cards, settings.default_model, path, lenient)
+    find = finder(call.caller.tenant, call.services)
+    return read_order(tree, cards, settings.default_model, path, lenient, find)
 
 
 def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:

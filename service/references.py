@@ -49,8 +49,8 @@ def read_reference(item: object, param: str, card: ModelCard) -> GivenReference:
     item = from_json_text(item, param)
     said = item if isinstance(item, Mapping) else {}
     name, kind, strength = (said.get(key) for key in ("name", "reference_type", "strength"))
-    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise refuse(f"{param}.name", "1 to 64 letters, digits, _ or -", name)
+    if name is not None:
+        read_name(name, f"{param}.name")
     kind = TYPES.read("subject" if kind is None else kind, f"{param}.reference_type")
     span = card.inputs.reference_strength
     share = Number(span.minimum, span.maximum)
@@ -61,3 +61,10 @@ def read_reference(item: object, param: str, card: ModelCard) -> GivenReference:
         cast(ReferenceType, kind),
         weight,
     )
+
+
+def read_name(name: object, param: str) -> str:
+    """What a prompt can call a reference after an @. raises InvalidValue"""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise refuse(param, "1 to 64 letters, digits, _ or -", name)
+    return name

@@ -81,6 +81,24 @@ def upload_body(purposes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def character_body() -> dict[str, Any]:
+    """The form that names a character."""
+    clip = {"type": "string", "format": "binary", "description": "A clip, or a picture."}
+    schema = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+            "video": clip,
+            "image": {"type": "string", "format": "binary", "description": "Instead of a clip."},
+        },
+        "additionalProperties": False,
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
 def binary(*media_types: str) -> dict[str, Any]:
     """Content of an answer that is bytes."""
     return {media_type: {"schema": {"type": "string"}} for media_type in media_types}

@@ -38,6 +38,7 @@ class ServiceSettings(JobSettings):
     decode_timeout_s: Annotated[float, Field(gt=0)] = 60.0  # for all files of a request
     decode_memory_mb: Annotated[int, Field(ge=256)] = 2048  # address space of such a process
     max_files_per_tenant: Annotated[int, Field(ge=1)] = 1000  # uploaded by /v1/files, unexpired
+    max_characters_per_tenant: Annotated[int, Field(ge=1)] = 1000
     poll_after_ms: Annotated[int, Field(ge=1, le=60_000)] = 500  # clients wait at least this
     keep_alive_s: Annotated[float, Field(gt=0)] = 15.0  # between two bytes of an event stream
     unknown_fields: Literal["refuse", "warn"] = "refuse"  # warn: ignored, and told in the answer

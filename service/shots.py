@@ -47,7 +47,10 @@ def read_shots(
     limit = min(MAX_SHOTS, card.inputs.max_shots)
     if len(items) > limit:
         raise InvalidValue(f"shots: has {len(items)} shots; the limit is {limit}", "shots")
-    by_name = {reference.name: reference for reference in named if reference.name}
+    by_name: dict[str, tuple[GivenReference, ...]] = {}
+    for reference in named:  # a character has several pictures of one name
+        if reference.name:
+            by_name[reference.name] = (*by_name.get(reference.name, ()), reference)
     shots = tuple(read_shot(item, f"shots.{i}", by_name, card) for i, item in enumerate(items))
     chars = sum(len(shot.prompt) + len(shot.negative_prompt) for shot in shots)
     if chars > MAX_STORY_CHARS:
@@ -58,7 +61,7 @@ def read_shots(
 
 
 def read_shot(
-    item: object, param: str, named: Mapping[str, GivenReference], card: ModelCard
+    item: object, param: str, named: Mapping[str, tuple[GivenReference, ...]], card: ModelCard
 ) -> GivenShot:
     said = from_json_text(item, param)
     if isinstance(said, str):
@@ -102,7 +105,10 @@ def read_seconds(said: Mapping[str, Any], param: str) -> float | None:
 
 
 def read_shot_references(
-    said: Mapping[str, Any], param: str, named: Mapping[str, GivenReference], card: ModelCard
+    said: Mapping[str, Any],
+    param: str,
+    named: Mapping[str, tuple[GivenReference, ...]],
+    card: ModelCard,
 ) -> tuple[GivenReference, ...]:
     """Objects are references of the shot's own; plain names call the request's."""
     param = f"{param}.reference_images"
@@ -116,5 +122,5 @@ def read_shot_references(
                 f"there are {', '.join(named) or 'none'}",
                 param,
             )
-    found = tuple(named[item.removeprefix("@")] for item in called)
+    found = tuple(one for item in called for one in named[item.removeprefix("@")])
     return found + read_references(own, param, card)

@@ -15,6 +15,7 @@ from service.values import from_json_text, refuse
 
 MAX_DATA_URL_CHARS = 20_971_520
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
+CHARACTER_ID = re.compile(r"char_[0-9a-f]{32}")
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 
 IMAGE_FORMS = (
@@ -60,7 +61,14 @@ class VideoId:
     frame: Literal["first", "last"] | None = None
 
 
-Source = Upload | DataUrl | RemoteUrl | FileId | VideoId
+@dataclass(frozen=True)
+class CharacterView:
+    """A picture that is kept of a character, by its key in the artifact store."""
+
+    key: str
+
+
+Source = Upload | DataUrl | RemoteUrl | FileId | VideoId | CharacterView
 
 
 def read_image_source(value: object, param: str, also: frozenset[str] = frozenset()) -> Source:

@@ -12,6 +12,7 @@ from redis import Redis
 from worker.clock import Clock
 from worker.jobs import keys
 from worker.jobs.artifacts import ArtifactStore, job_prefix
+from worker.jobs.characters import CharacterShelf
 from worker.jobs.files import FileShelf
 from worker.jobs.inputs import InputShelf
 from worker.jobs.settings import DAY_S, JobSettings
@@ -32,6 +33,7 @@ class Sweeper:
         self._artifacts = artifacts
         self._inputs = InputShelf(redis, artifacts)
         self._files = FileShelf(redis, artifacts)
+        self._characters = CharacterShelf(redis, artifacts)
         self._cleared: set[str] = set()  # jobs whose files are gone and whose row still stands
         self._orphans = Clock(ORPHANS_EVERY_S, at_once=True)
 
@@ -71,6 +73,7 @@ class Sweeper:
     def expire_inputs(self) -> None:
         """Delete inputs that no job wants any more, and uploaded files past their time."""
         inputs, files = self._inputs.sweep(), self._files.sweep()
+        self._characters.sweep()
         if inputs or files:
             log.info("inputs.expired", jobs=inputs, files=files)
 

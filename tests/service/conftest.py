@@ -34,7 +34,7 @@ from worker.jobs.artifacts import (
     artifact_prefix,
     open_store,
 )
-from worker.jobs.catalog import ModelCard, read_catalog
+from worker.jobs.catalog import TASKS, InputLimits, ModelCard, Span, read_catalog
 from worker.jobs.contract import ErrorCode, Job, JobError, JobResult, Progress, Stage, Status
 from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.settings import JobSettings
@@ -150,6 +150,23 @@ def two_cards() -> dict[str, ModelCard]:
         max_prompt_chars=50,
     )
     return cards | {"wide": wide}
+
+
+@pytest.fixture(scope="session")
+def able_card() -> ModelCard:
+    """A model that says that it can do every kind of job, in two sizes."""
+    limits = InputLimits(
+        max_references=4,
+        max_shots=4,
+        max_total_frames=100,
+        first_frame_strength=Span(1, 1, 1),
+        last_frame_strength=Span(0, 1, 1),
+        upscale_factors=(2, 4),
+        target_fps=Span(1, 60, 24),
+        edits_by_words=True,
+    )
+    sizes, kinds = ("64x64", "128x128"), frozenset(TASKS)
+    return replace(read_catalog()["pocket"], id="able", tasks=kinds, sizes=sizes, inputs=limits)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,9 @@ OPERATIONS = {
     "interpolateVideo",
     "followVideo",
     "downloadVideoContent",
+    "createCharacter",
+    "retrieveCharacter",
+    "deleteCharacter",
     "createFile",
     "listFiles",
     "retrieveFile",
@@ -60,7 +63,10 @@ def test_every_documented_route_exists(document, client):
         answer = client.request(
             method,
             path.format(
-                video_id="video_" + "0" * 32, file_id="file-" + "0" * 32, model_id="pocket"
+                video_id="video_" + "0" * 32,
+                file_id="file-" + "0" * 32,
+                character_id="char_" + "0" * 32,
+                model_id="pocket",
             ),
         )
         assert answer.status_code not in (405, 500), path

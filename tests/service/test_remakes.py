@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from worker.expiry import Sweeper
 from worker.inputs import read_task
 from worker.jobs import keys
 from worker.jobs.artifacts import open_store
-from worker.jobs.catalog import TASKS, InputLimits, Span, read_catalog
 from worker.jobs.contract import VideoRequest
 
 DRIVE = Path(__file__).with_name("sdk_remakes.py")
@@ -30,26 +28,14 @@ FIRST, LAST = data_url(picture(colour=RED)), data_url(picture(colour=BLUE))
 
 
 @pytest.fixture(scope="module")
-def able_api(valkey_server, tmp_path_factory) -> Iterator[Running]:
+def able_api(valkey_server, able_card, tmp_path_factory) -> Iterator[Running]:
     """An API whose model says that it can do everything."""
-    limits = InputLimits(
-        max_references=3,
-        max_shots=4,
-        max_total_frames=100,
-        first_frame_strength=Span(1, 1, 1),
-        last_frame_strength=Span(0, 1, 1),
-        upscale_factors=(2, 4),
-        target_fps=Span(1, 60, 24),
-        edits_by_words=True,
-    )
-    sizes, kinds = ("64x64", "128x128"), frozenset(TASKS)
-    card = replace(read_catalog()["pocket"], id="able", tasks=kinds, sizes=sizes, inputs=limits)
     settings = ServiceSettings(
         redis_url=SecretStr(valkey_server.url),
         data_dir=tmp_path_factory.mktemp("able"),
         default_model="able",
     )
-    with serve(settings, {"able": card}) as running:
+    with serve(settings, {"able": able_card}) as running:
         yield running
 
 

@@ -112,6 +112,7 @@ INPUTS: list[Callable[[dict[str, str]], dict[str, Any]]] = [
     lambda ids: {"input_reference": {"video_id": ids["video_id"], "frame": "last"}},
     lambda ids: {"input_reference": {"file_id": ids["file_id"]}},
     lambda ids: {"reference_images": [{"file_id": ids["file_id"]}]},
+    lambda ids: {"characters": [{"id": ids["character_id"]}]},
     lambda ids: {"previous_job_id": ids["video_id"]},
 ]
 

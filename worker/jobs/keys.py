@@ -10,7 +10,9 @@ TENANT = f"{PREFIX}tenant:"
 TENANT_ACTIVE = ":active"
 TENANT_JOBS = ":jobs"
 TENANT_FILES = ":files"
+TENANT_CHARACTERS = ":characters"
 FILE = f"{PREFIX}file:"
+CHARACTER = f"{PREFIX}character:"
 TENANT_LIMITS = ":limits"
 TENANT_RATE = ":rate"
 WORKER = f"{PREFIX}worker:"
@@ -28,6 +30,7 @@ TAKEN = f"{PREFIX}taken:"
 API_KEYS = f"{PREFIX}keys"  # hex digests of all API keys ever made by their names
 FILES = f"{PREFIX}files"  # uploaded files, tenant/id, by the time their bytes may go
 INPUTS = f"{PREFIX}inputs"  # jobs with stored inputs, tenant/id, by when to look at them again
+CHARACTERS = f"{PREFIX}characters"  # sets of pictures without a character, by when they may go
 LIVE = f"{PREFIX}live"  # set of all non-terminal ids
 WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
 WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
@@ -83,6 +86,16 @@ def tenant_files(tenant: str) -> str:
 def file(file_id: str) -> str:
     """An uploaded file's row, JSON; it expires with the file."""
     return FILE + file_id
+
+
+def tenant_characters(tenant: str) -> str:
+    """The tenant's characters by creation time."""
+    return TENANT + tenant + TENANT_CHARACTERS
+
+
+def character(character_id: str) -> str:
+    """A character's row, JSON."""
+    return CHARACTER + character_id
 
 
 def worker(name: str) -> str:
