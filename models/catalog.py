@@ -26,6 +26,8 @@ SAMPLERS = ("dpmpp_2m", "ddim", "ancestral")
 
 STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, each optional
 
+UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes alone
+
 MODELS_DIR = Path(__file__).parent
 
 
@@ -107,6 +109,8 @@ class InputLimits:
     upscale_factors: tuple[int, ...] = (2, 4)  # first is the default
     target_fps: Span = Span(1, 120, 24)
     edits_by_words: bool = False  # an edit needs no edited frame, only a prompt
+    reference_roles: tuple[str, ...] = ("subject",)  # what references may show
+    last_frame_sketches: bool = False  # a last frame may be a drawing of what it shall show
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,34 @@ class ModelCard:
     cost: CostCurve = CostCurve()
     inputs: InputLimits = InputLimits()
     cascade: CascadeRule | None = None  # None: what the base makes is all there is
+
+    def for_kind(self, task_type: str) -> "ModelCard":
+        """The card of one kind of job: films of several clips are made without stages, and clips
+        are enlarged by the upsampler's factor to its sizes."""
+        rule = self.cascade
+        if rule is None:
+            return self
+        if task_type == "upscale":
+            small, large = (int(size.split("x")[0]) for size in (rule.base_size, rule.sizes[0]))
+            inputs = replace(self.inputs, upscale_factors=(large // small,))
+            return replace(self, sizes=rule.sizes, inputs=inputs)
+        if task_type not in UNSTAGED:
+            return self
+        fps = tuple(rate for rate in self.fps if rate not in rule.fps)
+        default = self.frames.nearest(self.default_frames * fps[0] / self.fps[0])
+        sizes = tuple(size for size in self.sizes if size not in rule.sizes)
+        return replace(self, cascade=None, sizes=sizes, fps=fps, default_frames=default)
+
+    def rates_at(self, size: str) -> tuple[int, ...]:
+        """The rates at which films of this size can be made; the first is the default."""
+        rule = self.cascade
+        if rule is None or size in (rule.base_size, *rule.sizes):
+            return self.fps
+        return tuple(rate for rate in self.fps if rate not in rule.fps)
+
+    def staged(self, size: str, fps: int) -> bool:
+        """Whether a clip goes through stages after the base."""
+        return self.cascade is not None and (size in self.cascade.sizes or fps in self.cascade.fps)
 
     def frames_at(self, fps: int) -> FrameRule:
         """Legal frame counts at a rate: where frames are filled in, length in seconds counts."""
@@ -246,6 +278,8 @@ def fitted(card: ModelCard, stages: frozenset[str]) -> ModelCard:
         qualities=tuple(q for q in rule.qualities if "student" in stages or not q.distilled),
     )
     kinds = {"interpolate": bool(rule.fps), "upscale": bool(rule.sizes)}
+    alone = set(card.fps) - set(rule.fps) and set(card.sizes) - set(rule.sizes)
+    kinds |= {kind: bool(alone) for kind in UNSTAGED}
     rates = (*rule.fps, *(rate for rate in card.fps if rate not in rule.fps))
     return replace(
         card,
@@ -264,8 +298,11 @@ def read_input_limits(fields: dict[str, Any]) -> InputLimits:
         for name, value in fields.items()
         if name.endswith(("_fps", "_strength"))
     }
-    factors = tuple(fields.get("upscale_factors", InputLimits.upscale_factors))
-    return InputLimits(**fields | spans | {"upscale_factors": factors})
+    lists = {
+        name: tuple(fields.get(name, getattr(InputLimits, name)))
+        for name in ("upscale_factors", "reference_roles")
+    }
+    return InputLimits(**fields | spans | lists)
 
 
 def card_paths(models_dir: Path = MODELS_DIR) -> list[Path]:

@@ -58,6 +58,8 @@ class InputRanges(Shape):
     max_reference_images: int
     max_shots: int
     max_total_frames: int
+    reference_roles: list[str]
+    last_frame_sketches: bool
     first_frame_strength: Range
     last_frame_strength: Range
     reference_strength: Range
@@ -79,6 +81,7 @@ class VideoModel(Model):
     num_inference_steps: Range
     guidance_scale: Range
     samplers: list[str]
+    qualities: list[str]
     max_prompt_chars: int
     inputs: InputRanges
     resumable: bool
@@ -172,6 +175,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         num_inference_steps=to_range(card.steps),
         guidance_scale=to_range(card.guidance),
         samplers=list(card.samplers),
+        qualities=[quality.name for quality in card.cascade.qualities] if card.cascade else [],
         max_prompt_chars=card.max_prompt_chars,
         inputs=to_inputs(card.inputs),
         resumable=card.resumable,
@@ -186,6 +190,8 @@ def to_inputs(limits: InputLimits) -> InputRanges:
         max_reference_images=min(MAX_REFERENCES, limits.max_references),
         max_shots=min(MAX_SHOTS, limits.max_shots),
         max_total_frames=limits.max_total_frames,
+        reference_roles=list(limits.reference_roles),
+        last_frame_sketches=limits.last_frame_sketches,
         first_frame_strength=to_range(limits.first_frame_strength),
         last_frame_strength=to_range(limits.last_frame_strength),
         reference_strength=to_range(limits.reference_strength),

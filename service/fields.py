@@ -26,6 +26,7 @@ FRAME_KINDS = frozenset({"image", "first_last_frame", "edit"})
 VIDEO_KINDS = frozenset({"extend", "interpolate", "upscale", "edit"})
 REFERENCE_KINDS = frozenset({"reference", "edit", "story"})
 INPUT_KINDS = frozenset({"image", "reference", "first_last_frame", "edit"})
+GIVEN_KINDS = frozenset({"image", "first_last_frame", "extend", "story", "edit"})
 CROPPED = "Cropped around its centre to the aspect of `size`, then scaled to it."
 
 PROMPT = Field(
@@ -58,6 +59,17 @@ GUIDANCE = Field(
 FPS = Field("fps", Integer(1, 1000), "Frames per second; one of the model's rates.")
 NUM_FRAMES = Field("num_frames", Integer(1, 1_000_000), "Exact frame count; must be legal.")
 SAMPLER = Field("sampler", Choice(SAMPLERS), "Sampler; one of the model's.")
+QUALITY = Field(
+    "quality", Text(64), "How much work the film is worth; one of the model's `qualities`."
+)
+GUIDANCE_RESCALE = Field(
+    "guidance_rescale", Number(0, 1), "How far guided contrast is brought back to the unguided."
+)
+GUIDANCE_SCHEDULE = Field(
+    "guidance_schedule",
+    Choice(("constant", "oscillating", "linear")),
+    "Guidance over steps (`oscillating`, not with sampler dpmpp_2m) or frames (`linear`).",
+)
 METADATA = Field("metadata", Pairs(16, 64, 512), "Up to 16 pairs of strings, given back as sent.")
 USER = Field("user", Text(256), "Your end user, given back as sent.")
 CALLBACK_URL = Field(
@@ -150,6 +162,34 @@ SHOTS = Field(
     ("multi_prompt", "storyboard"),
     frozenset({"story"}),
 )
+LAST_FRAME_IS_SKETCH = Field(
+    "last_frame_is_sketch",
+    Flag(),
+    "The last frame is a drawing of what it shall show.",
+    (),
+    frozenset({"first_last_frame", "extend", "edit"}),
+)
+CONTEXT_FRAMES = Field(
+    "context_frames",
+    Integer(0, 2),
+    "How many frames of what came before the next clip sees; 2 if absent.",
+    (),
+    frozenset({"extend", "story"}),
+)
+CONTEXT_GUIDANCE = Field(
+    "context_guidance",
+    Number(1, 4),
+    "How strongly given frames and context pull; 1 is unguided, 1.5 if absent.",
+    (),
+    GIVEN_KINDS,
+)
+RECONSTRUCTION_WEIGHT = Field(
+    "reconstruction_weight",
+    Number(0, 100),
+    "Given frames pull by the gradient of their error, so strongly; not at all if absent.",
+    (),
+    GIVEN_KINDS,
+)
 UPSCALE_FACTOR = Field(
     "upscale_factor",
     Integer(2, 8),
@@ -202,6 +242,9 @@ FIELDS: tuple[Field[Any], ...] = (
     FPS,
     NUM_FRAMES,
     SAMPLER,
+    QUALITY,
+    GUIDANCE_RESCALE,
+    GUIDANCE_SCHEDULE,
     METADATA,
     USER,
     CALLBACK_URL,
@@ -222,6 +265,10 @@ FIELDS: tuple[Field[Any], ...] = (
     VIDEO,
     EXTEND_BEFORE,
     SHOTS,
+    LAST_FRAME_IS_SKETCH,
+    CONTEXT_FRAMES,
+    CONTEXT_GUIDANCE,
+    RECONSTRUCTION_WEIGHT,
     UPSCALE_FACTOR,
     TARGET_FPS,
     INTERPOLATION_FACTOR,

@@ -54,6 +54,7 @@ def read_order(
     wishes = sort_images(read_wishes(tree, lenient))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
+    card = card.for_kind(task_type)
     media = read_media(wishes, card, task_type, find_character)
     return Order(
         request=resolve(wishes, card, task_type, media.shots),

@@ -9,6 +9,13 @@ from typing import Any, TypeVar
 
 from service import fields
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
+from service.guiding import (
+    PER_FILM,
+    check_stages,
+    resolve_guiding,
+    resolve_quality,
+    resolve_steps,
+)
 from service.lengths import resolve_frames, shot_frames
 from service.shots import GivenShot
 from service.values import Field, check_length, refuse
@@ -30,7 +37,14 @@ def resolve(
     For kinds with a source clip, size and frames are those of a clip of the default size.
     """
     width, height = resolve_size(wishes, card)
-    fps = resolve_rate(wishes, card, task_type)
+    size = f"{width}x{height}"
+    fps = resolve_rate(wishes, card, task_type, size)
+    num_frames = resolve_frames(wishes, card, task_type, fps, shots)
+    quality = resolve_quality(wishes, card)
+    staged = task_type in PER_FILM and card.staged(size, fps)
+    if staged:
+        check_stages(card, size, fps, num_frames)
+    sampler = one_of(wishes.get(fields.SAMPLER), card.samplers, fields.SAMPLER)
     wished = wishes.get(fields.SEED)
     seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
     negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
@@ -42,12 +56,14 @@ def resolve(
         negative_prompt=negative,
         width=width,
         height=height,
-        num_frames=resolve_frames(wishes, card, task_type, fps, shots),
+        num_frames=num_frames,
         fps=fps,
         seed=seed,
-        num_inference_steps=int(within(wishes.get(fields.STEPS), card.steps, fields.STEPS)),
+        num_inference_steps=resolve_steps(wishes, card, quality, staged),
         guidance_scale=within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE),
-        sampler=one_of(wishes.get(fields.SAMPLER), card.samplers, fields.SAMPLER),
+        sampler=sampler,
+        quality=quality and quality.name,
+        **resolve_guiding(wishes, card, sampler),
         first_frame_strength=within(
             wishes.get(fields.FIRST_FRAME_STRENGTH),
             limits.first_frame_strength,
@@ -106,10 +122,11 @@ def one_of(value: T | None, choices: tuple[T, ...], field: Field[T]) -> T:
     return value
 
 
-def resolve_rate(wishes: Wishes, card: ModelCard, task_type: str) -> int:
+def resolve_rate(wishes: Wishes, card: ModelCard, task_type: str, size: str) -> int:
     if task_type in KEEPS_RATE and wishes.has(fields.FPS):
         raise IncompatibleInputs("fps: the rate is the source's; see target_fps", "fps")
-    return one_of(wishes.get(fields.FPS), card.fps, fields.FPS)
+    rates = card.fps if task_type in KEEPS_RATE else card.rates_at(size)
+    return one_of(wishes.get(fields.FPS), rates, fields.FPS)
 
 
 def resolve_shots(

@@ -71,6 +71,7 @@ def read_media(
         shots=read_shots(wishes.get(fields.SHOTS), references, card),
     )
     check_needs(media, wishes, card, task_type)
+    check_fit(media, wishes, card)
     if (count := len(list(media.images()))) > MAX_IMAGES:
         raise InvalidValue(f"shots: hold {count} pictures; the limit is {MAX_IMAGES}", "shots")
     return media
@@ -97,6 +98,21 @@ def read_first_frame(wishes: Wishes, plain: list[Any]) -> Given | None:
 def read_video(wishes: Wishes) -> Given | None:
     value = wishes.get(fields.VIDEO)
     return None if value is None else Given(read_video_source(value, "video"), "video")
+
+
+def check_fit(media: Media, wishes: Wishes, card: ModelCard) -> None:
+    """raises IncompatibleInputs for what the kind of job takes, but not together or not here"""
+    referred = media.references or any(shot.references for shot in media.shots)
+    if referred and "reference" not in card.tasks:
+        param = "reference_images" if media.references else "shots"
+        raise IncompatibleInputs(
+            f"{param}: model {card.id!r} is not trained for references; got some", param
+        )
+    if wishes.get(fields.EXTEND_BEFORE) and media.last_frame is not None:
+        raise IncompatibleInputs(
+            "last_frame: frames that lead up to a clip end with the clip's first; leave it out",
+            "last_frame",
+        )
 
 
 def check_needs(media: Media, wishes: Wishes, card: ModelCard, task_type: str) -> None:

@@ -52,6 +52,9 @@ def read_reference(item: object, param: str, card: ModelCard) -> GivenReference:
     if name is not None:
         read_name(name, f"{param}.name")
     kind = TYPES.read("subject" if kind is None else kind, f"{param}.reference_type")
+    roles = card.inputs.reference_roles
+    if kind not in roles:
+        raise refuse(f"{param}.reference_type", f"one of {', '.join(roles)} for {card.id}", kind)
     span = card.inputs.reference_strength
     share = Number(span.minimum, span.maximum)
     weight = 1.0 if strength is None else share.read(strength, f"{param}.strength")

@@ -82,6 +82,13 @@ class Video(Shape):
     num_inference_steps: int
     guidance_scale: float
     sampler: str
+    quality: str | None
+    guidance_rescale: float
+    guidance_schedule: str
+    context_frames: int | None
+    context_guidance: float | None
+    reconstruction_weight: float | None
+    last_frame_is_sketch: bool
     first_frame_strength: float | None
     last_frame_strength: float | None
     reference_strength: float | None
@@ -149,6 +156,11 @@ def to_video(job: Job, links: Links) -> Video:
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         sampler=request.sampler,
+        quality=request.quality,
+        guidance_rescale=request.guidance_rescale,
+        guidance_schedule=request.guidance_schedule,
+        reconstruction_weight=request.reconstruction_weight,
+        last_frame_is_sketch=request.last_frame_is_sketch,
         **to_inputs(request),
         shots=to_shots(job),
         metadata=request.metadata,
@@ -170,7 +182,10 @@ def to_inputs(request: VideoRequest) -> dict[str, Any]:
     first = request.first_frame or any(shot.first_frame for shot in shots)
     last = request.last_frame or any(shot.last_frame for shot in shots)
     references = request.reference_images or any(shot.reference_images for shot in shots)
+    continued = request.task_type in ("extend", "story")
     return {
+        "context_frames": request.context_frames if continued else None,
+        "context_guidance": request.context_guidance if continued or first or last else None,
         "first_frame_strength": request.first_frame_strength if first else None,
         "last_frame_strength": request.last_frame_strength if last else None,
         "reference_strength": request.reference_strength if references else None,

@@ -43,6 +43,7 @@ def able_api(valkey_server, tmp_path_factory) -> Iterator[Running]:
             last_frame_strength=Span(0, 1, 1),
             upscale_factors=(2, 4),
             target_fps=Span(1, 60, 24),
+            reference_roles=("subject", "style", "scene"),
         ),
     )
     settings = ServiceSettings(

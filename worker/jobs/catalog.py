@@ -11,6 +11,7 @@ from models.catalog import (
     FrameRule,
     InputLimits,
     ModelCard,
+    Quality,
     Span,
     read_catalog,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "FrameRule",
     "InputLimits",
     "ModelCard",
+    "Quality",
     "Span",
     "read_catalog",
 ]

@@ -78,6 +78,7 @@ class Artifact(Record):
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+GuidanceSchedule = Literal["constant", "oscillating", "linear"]
 ReferenceType = Literal["subject", "style", "scene"]
 Transition = Literal["cut", "continue"]
 
@@ -158,6 +159,13 @@ class VideoRequest(Record):
     shots: tuple[StoryShot, ...] = ()
     upscale_factor: Annotated[int, Field(gt=1)] | None = None
     target_fps: Annotated[int, Field(gt=0)] | None = None
+    last_frame_is_sketch: bool = False  # a drawing of what the last frame shall show
+    quality: str | None = None  # one of the model's, if it has any
+    guidance_rescale: Share = 0.0
+    guidance_schedule: GuidanceSchedule = "constant"
+    context_frames: Annotated[int, Field(ge=0, le=2)] = 2  # of what came before, as seen by
+    context_guidance: Annotated[float, Field(ge=1, le=4)] = 1.5  # what continues it
+    reconstruction_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     return_last_frame: bool = False  # also keep the last frame as a picture
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None

@@ -210,6 +210,6 @@ def test_a_report_repeated_only_repeats_its_event(bench):
     scripts = Scripts(bench.redis)
     jobs = []
     for _ in range(2):
-        assert scripts.call("report", job_id, exec, "denoising", 3, 10, "", 40) == "owned"
+        assert scripts.call("report", job_id, exec, "denoising", 3, 10, "", 40, 0, "0.5") == "owned"
         jobs.append(bench.store.get(job_id))
     assert jobs[0] == jobs[1].model_copy(update={"reported_at": jobs[0].reported_at})

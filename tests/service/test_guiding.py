@@ -1,0 +1,177 @@
+"""Quality, guidance and context: told to a model that takes them, refused before the queue else.
+
+The model is a tiny one with every stage, so what is admitted is also made.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import SecretStr
+
+from models.catalog import TASKS, read_card
+from models.videoldm.config import read_config, write_config
+from models.videoldm.pipeline import load_videoldm
+from models.videoldm.staged import StagedLDM, staged
+from service.settings import ServiceSettings
+from tests.models.stages import build_cascade
+from tests.service.conftest import Running, serve
+from tests.service.media import data_url, film, picture
+from worker.inputs import read_task
+from worker.jobs.artifacts import open_store
+from worker.jobs.settings import JobSettings
+
+PICTURE = data_url(picture((40, 40), (200, 40, 40)))
+STORY = {"shots": [{"prompt": "a cat", "seconds": 1}]}
+TWO = {"first_frame": PICTURE, "last_frame": PICTURE}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> StagedLDM:
+    folder = build_cascade(tmp_path_factory.mktemp("models") / "tiny")
+    config_path, card_path = folder / "config.json", folder / "card.json"
+    kinds = [kind for kind in TASKS if kind not in ("interpolate", "upscale")]
+    write_config(replace(read_config(config_path), tasks=tuple(kinds)), config_path)
+    card = json.loads(card_path.read_text(encoding="utf-8"))
+    card["sizes"] = ["32x32", "64x64"]
+    card_path.write_text(json.dumps(card | {"tasks": list(TASKS)}), encoding="utf-8")
+    torch.set_num_threads(1)
+    loaded = staged(load_videoldm(folder, "cpu", torch.float32))
+    assert isinstance(loaded, StagedLDM)
+    assert loaded.card == read_card(card_path)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def tiny_api(valkey_server, model, tmp_path_factory) -> Iterator[Running]:
+    settings = ServiceSettings(
+        redis_url=SecretStr(valkey_server.url),
+        data_dir=tmp_path_factory.mktemp("tiny"),
+        default_model="tiny",
+    )
+    worded = replace(model.card, id="worded", tasks=frozenset({"text", "story", "edit"}))
+    other = replace(model.card, id="other", kind="openweights", cascade=None)
+    cards = {"tiny": model.card, "worded": worded, "other": other}
+    with serve(settings, cards) as running:
+        yield running
+
+
+@pytest.fixture
+def job_settings(valkey, tiny_api) -> JobSettings:
+    return tiny_api.settings
+
+
+@pytest.fixture
+def api(valkey, tiny_api) -> Running:
+    return tiny_api
+
+
+def send(client, body):
+    return client.post("/v1/videos", json={"prompt": "a cat"} | body)
+
+
+def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_settings):
+    asked = {
+        "quality": "draft",
+        "guidance_rescale": 0.5,
+        "guidance_schedule": "oscillating",
+        "context_guidance": 2.0,
+        "reconstruction_weight": 4.0,
+        "sampler": "ddim",
+    }
+    video = send(client, asked | TWO).json()
+    assert {name: video[name] for name in asked} == asked
+    task = read_task(store.get(video["id"]).request, open_store(job_settings))
+    assert {name: getattr(task, name) for name in asked} == asked
+    told = STORY | {"context_frames": 1, "guidance_schedule": "linear"}
+    video = send(client, told).json()
+    assert (video["context_frames"], video["context_guidance"]) == (1, 1.5)
+    task = read_task(store.get(video["id"]).request, open_store(job_settings))
+    assert (task.context_frames, task.guidance_schedule) == (1, "linear")
+
+
+def test_a_quality_says_how_many_steps_the_stages_have(client):
+    video = send(client, {}).json()
+    assert (video["size"], video["fps"]) == ("128x128", 24)
+    assert (video["quality"], video["num_inference_steps"]) == ("standard", 2)
+    assert send(client, {"quality": "draft"}).json()["num_inference_steps"] == 4
+    plain = send(client, {"size": "64x64", "fps": 8}).json()
+    assert plain["num_inference_steps"] == 16  # no stage makes it
+
+
+REFUSED = [
+    ({"quality": "best"}, "quality", ["standard, draft", "best"]),
+    ({"quality": "draft", "num_inference_steps": 9}, "num_inference_steps", ["draft", "4", "9"]),
+    ({"model": "other", "quality": "draft"}, "quality", ["draft"]),
+    ({"model": "other", "guidance_rescale": 0.5}, "guidance_rescale", ["other", "0.5"]),
+    ({"guidance_rescale": 1.5}, "guidance_rescale", ["1.5"]),
+    ({"guidance_schedule": "wavy"}, "guidance_schedule", ["linear", "wavy"]),
+    ({"guidance_schedule": "oscillating"}, "guidance_schedule", ["dpmpp_2m", "ddim"]),
+    (STORY | {"context_frames": 3}, "context_frames", ["2", "3"]),
+    ({"context_frames": 1}, "context_frames", ["story", "text"]),
+    (TWO | {"context_guidance": 5}, "context_guidance", ["4", "5"]),
+    (TWO | {"reconstruction_weight": 101}, "reconstruction_weight", ["100", "101"]),
+    (TWO | {"last_frame_is_sketch": True}, "last_frame_is_sketch", ["tiny"]),
+    (STORY | {"size": "128x128"}, "size", ["32x32, 64x64", "128x128"]),
+    (STORY | {"fps": 24}, "fps", ["8", "24"]),
+    ({"size": "64x64", "fps": 24}, "fps", ["8", "24"]),
+    ({"size": "128x128", "fps": 8, "num_frames": 33}, "num_frames", ["32", "33"]),
+    (
+        {"reference_images": [{"image_url": PICTURE, "reference_type": "style"}]},
+        "reference_images.0.reference_type",
+        ["subject", "style"],
+    ),
+    (STORY | {"model": "worded", "reference_images": [PICTURE]}, "reference_images", ["worded"]),
+    (
+        {"video": "video_" + "0" * 32, "extend_before": True, "last_frame": PICTURE},
+        "last_frame",
+        ["clip"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "says"), REFUSED)
+def test_what_the_model_would_refuse_dies_before_the_queue(client, store, body, param, says):
+    answer = send(client, body)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param, error
+    assert all(word in error["message"] for word in says), error
+    assert not store.live_ids()
+
+
+KINDS = {
+    "text": {"seconds": 1},
+    "first_last_frame": TWO | {"seconds": 1, "fps": 12},
+    "reference": {"reference_images": [PICTURE], "seconds": 1, "fps": 6, "size": "32x32"},
+    "story": STORY,
+    "extend": {"seconds": 1},
+    "edit": {"last_frame": PICTURE, "task_type": "edit"},
+    "interpolate": {"target_fps": 24},
+    "upscale": {"upscale_factor": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_admitted_at_default_sizes_is_made(
+    client, store, job_settings, model, tmp_path, kind
+):
+    body = KINDS[kind] | {"quality": "draft"} if kind in ("text",) else dict(KINDS[kind])
+    if kind in ("extend", "edit", "interpolate", "upscale"):
+        data = film(Path(tmp_path) / "clip.mp4", frames=8).read_bytes()
+        sent = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": data})
+        body |= {"video": {"file_id": sent.json()["id"]}}
+    if kind in ("story", "extend", "edit"):
+        body |= {"num_inference_steps": 1}
+    answer = send(client, body)
+    assert answer.status_code == 200, answer.text
+    request = store.get(answer.json()["id"]).request
+    task = read_task(request, open_store(job_settings))
+    count = 0
+    for piece in model.stream(task, lambda step: None):
+        assert piece.shape[1:] == (request.height, request.width, 3)
+        count += len(piece)
+    assert (request.task_type, count) == (kind, request.num_frames)
