@@ -1,6 +1,6 @@
 """The command line: start the service, talk to it, measure it.
 
-With `praxino keys` and `praxino webhooks`, in files of their own, the only place that prints.
+With `praxino generate`, `keys` and `webhooks`, in files of their own, the only place that prints.
 """
 
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from service import access, letters
+from service import access, letters, making
 from service.children import StartError
-from service.client import Client, JobFailed, ServiceError, Unreachable, Video, completed
+from service.client import Client, JobFailed, ServiceError, Unreachable
+from service.making import DEFAULT_URL, Key, Unusable, Url
 from service.settings import ServiceSettings
 from service.standalone import Plan, base_url, bind, check_bind, run
 
@@ -33,8 +35,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-
 # Stands in where the embedded server will be: its address is known only once it runs.
 EMBEDDED = SecretStr("unix:///embedded")
 
@@ -42,10 +42,6 @@ Host = Annotated[str | None, typer.Option(help="Address to serve on. [PRAXINO_HO
 Port = Annotated[
     int | None,
     typer.Option(min=0, max=65535, help="Port to serve on; 0 picks one. [PRAXINO_PORT]"),
-]
-Url = Annotated[str, typer.Option(envvar="PRAXINO_URL", help="Where the service answers.")]
-Key = Annotated[
-    str | None, typer.Option(envvar="PRAXINO_API_KEY", help="Key to show to the service.")
 ]
 JsonPath = Annotated[Path, typer.Option("--json", help="File the figures are written to.")]
 
@@ -117,47 +113,6 @@ def api(
 def worker() -> None:
     """Start one worker in this process; needs PRAXINO_REDIS_URL."""
     os.execv(sys.executable, [sys.executable, "-m", "worker"])
-
-
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What the film shall show.")],
-    out: Annotated[Path, typer.Option(help="Where the MP4 goes.")] = Path("out/video.mp4"),
-    model: Annotated[str | None, typer.Option(help="Model; see `praxino models`.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What it shall not show.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels as WxH.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length of the film.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same film.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
-    url: Url = DEFAULT_URL,
-    api_key: Key = None,
-) -> None:
-    """Make one film and wait for it, behind a progress bar."""
-    from service.display import follow_with_bar
-
-    with plain_errors(), Client(url, api_key) as client:
-        video = client.create(
-            prompt,
-            model=model,
-            negative_prompt=negative_prompt,
-            size=size,
-            seconds=seconds,
-            seed=seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-        )
-        video = _follow(client, video, lambda: follow_with_bar(client, video, Console(stderr=True)))
-        client.download(completed(video)["id"], out)
-        typer.echo(str(out))
-
-
-def _follow(client: Client, video: Video, wait: Callable[[], Video]) -> Video:
-    try:
-        return wait()
-    except KeyboardInterrupt:
-        client.cancel(video["id"])
-        raise JobFailed(f"{video['id']} was cancelled") from None
 
 
 @app.command()
@@ -267,9 +222,24 @@ def plain_errors() -> Iterator[None]:
     except Unreachable as error:
         typer.echo(f"Error: {error}. Start one with `praxino up`.", err=True)
         raise typer.Exit(1) from error
-    except (StartError, JobFailed) as error:
+    except (StartError, JobFailed, Unusable) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """A command of another file, whose errors are shown as plainly."""
+
+    @wraps(command)
+    def shown(*arguments: Any, **options: Any) -> None:
+        with plain_errors():
+            command(*arguments, **options)
+
+    return shown
+
+
+app.command()(plainly(making.generate))
+app.command()(plainly(making.follow))
 
 
 class PlainGroup(TyperGroup):

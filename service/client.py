@@ -45,6 +45,8 @@ class Video(TypedDict, total=False):
     sampler: str
     fps: int
     task_type: str
+    quality: str | None
+    shots: list[dict[str, Any]]
 
 
 class ServiceError(Exception):
@@ -98,10 +100,21 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def create(self, prompt: str, **fields: object) -> Video:
+    def create(self, prompt: str | None = None, **fields: object) -> Video:
         """Submit a job; fields that are None are left to the service's defaults."""
-        body = {name: value for name, value in fields.items() if value is not None}
-        return cast(Video, self._call("POST", "/v1/videos", json={"prompt": prompt, **body}))
+        asked = {"prompt": prompt, **fields}
+        body = {name: value for name, value in asked.items() if value is not None}
+        return cast(Video, self._call("POST", "/v1/videos", json=body))
+
+    def upload(self, path: Path) -> str:
+        """Keep a picture or clip on the server; its id, to name it by."""
+        with path.open("rb") as file:
+            sent = {"data": {"purpose": "user_data"}, "files": {"file": (path.name, file)}}
+            return str(self._call("POST", "/v1/files", **sent)["id"])
+
+    def delete_file(self, file_id: str) -> None:
+        """Forget an uploaded file; jobs that were made with it keep their copies."""
+        self._call("DELETE", f"/v1/files/{file_id}")
 
     def retrieve(self, video_id: str) -> Video:
         """The job as it stands."""

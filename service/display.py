@@ -39,7 +39,10 @@ def describe(video: Video) -> str:
     if video["status"] == "queued" and position is not None:
         return f"queued, {position}. in line"
     if video["status"] == "in_progress":
-        return str(video.get("stage", "in_progress"))
+        stage = str(video.get("stage", "in_progress"))
+        shots = video.get("shots", [])
+        made = sum(shot["status"] == "completed" for shot in shots)
+        return f"shot {min(made + 1, len(shots))}/{len(shots)}, {stage}" if shots else stage
     return video["status"]
 
 
