@@ -164,7 +164,7 @@ def as_setting(value: Any) -> str | float:
 
 def test_the_example_names_no_setting_that_is_gone() -> None:
     known = {f"PRAXINO_{name.upper()}" for settings in SETTINGS for name in settings.model_fields}
-    cli = (ROOT / "service/cli.py").read_text(encoding="utf-8")
+    cli = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").glob("*.py"))
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     known |= set(re.findall(r'envvar="(\w+)"', cli)) | set(re.findall(r"\$\{(\w+)", compose))
     assert set(example()) <= known
