@@ -80,8 +80,12 @@ def test_every_stage_and_step_is_told_in_order(model: VideoLDM) -> None:
     told: list[Step] = []
     model.generate(TASK, told.append)
     assert told[0] == Step("encoding", 0, 1)
-    assert told[1:6] == [Step("denoising", index, 4) for index in range(5)]
-    assert told[6:] == [Step("decoding", 0, 1), Step("decoding", 1, 1)]
+    assert told[1:6] == [Step("denoising", i, 4, shot_done=i / 4) for i in range(5)]
+    assert [(step.stage, step.index, step.total) for step in told[6:]] == [
+        ("decoding", 0, 1),
+        ("decoding", 1, 1),
+    ]
+    assert all(step.shot_done == 1 for step in told[6:])
 
 
 def test_a_cancelled_film_leaves_nothing_behind(model: VideoLDM) -> None:

@@ -639,4 +639,6 @@ def test_limits_of_inputs_are_listed(client):
         "reference_strength": {"minimum": 0, "maximum": 1, "default": 1},
         "upscale_factors": [2, 4],
         "target_fps": {"minimum": 1, "maximum": 60, "default": 24},
+        "reference_roles": ["subject", "style", "scene"],
+        "last_frame_sketches": False,
     }
