@@ -28,7 +28,11 @@ PROMPT = "a penguin moving right over the sea"
 POLL_S = 0.01
 FORECASTS = 6  # jobs ordered at once
 QUIET_SHARE = 0.9  # of the bare model's time, in which a job's client does not poll
-OPEN_CAPS = {"PRAXINO_MAX_ACTIVE_PER_TENANT": "100000", "PRAXINO_MAX_QUEUE_DEPTH": "100000"}
+OPEN_CAPS = {
+    "PRAXINO_MAX_ACTIVE_PER_TENANT": "100000",
+    "PRAXINO_MAX_QUEUED_PER_TENANT": "100000",
+    "PRAXINO_MAX_QUEUE_DEPTH": "100000",
+}
 
 
 class Report(TypedDict):
