@@ -1,13 +1,14 @@
 """When each waiting job will start and end, reckoned from what workers say about themselves.
 
 The time to the end is the work ahead, shared by the workers, and the job's own run. One picture
-per model serves everybody for a second; a job that came after it was taken is put at its end.
+per model serves everybody for a second; a job that came after it was taken is put at its end,
+unless jobs ahead of it were cancelled, failed or given back since: then the picture is retaken.
 """
 
 import heapq
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 
 FRESH_S = 1.0
+EFFORT = 0.1  # of the time at most goes into pictures, however often something is upset
 UP = ("idle", "busy")  # states of a worker that takes jobs
 
 
@@ -30,20 +32,42 @@ class Picture:
     at: float
     curve: CostCurve
     workers: tuple[WorkerInfo, ...] = ()  # those that take jobs
+    upsets: int = 0  # that it knows of
+    took_s: float = 0.0
     free: list[tuple[float, int]] = field(default_factory=list)  # heap: when, which worker
     ends: dict[str, float] = field(default_factory=dict)  # of waiting jobs
+    requests: dict[str, VideoRequest] = field(default_factory=dict)  # of the same
 
     def add(self, job_id: str, request: VideoRequest) -> None:
         """Put a job behind all others: whoever is free first takes it."""
         free_at, index = heapq.heappop(self.free)
         run_s = estimate(request, self.curve, self.workers[index].samples).total_s
         heapq.heappush(self.free, (free_at + run_s, index))
-        self.ends[job_id] = free_at + run_s
+        self.ends[job_id], self.requests[job_id] = free_at + run_s, request
+
+    def hand_over(self, job: Job) -> None:
+        """Put a job ahead that has just left the queue: no worker speaks of it yet, or it ended."""
+        if job.status is Status.QUEUED:
+            self.add(job.id, job.request)
+        elif job.status is Status.IN_PROGRESS:
+            free_at, index = heapq.heappop(self.free)
+            heapq.heappush(self.free, (free_at + self.left_s(job), index))
 
     def run_s(self, request: VideoRequest) -> float:
         """How long a job runs, on average over the workers."""
         runs = [estimate(request, self.curve, w.samples).total_s for w in self.workers]
         return sum(runs) / len(runs)
+
+    def left_s(self, job: Job) -> float:
+        """How long a running job still takes: as its worker said it, else as jobs like it do."""
+        request = job.request
+        if job.cancel_requested:  # at its next step
+            steps = [estimate(request, self.curve, w.samples).step_s for w in self.workers]
+            return sum(steps) / len(steps)
+        left_s = remaining_s(job)
+        if left_s is None:
+            left_s = max(0.0, self.run_s(request) - since_s(job.started_at))
+        return left_s
 
 
 class Outlook:
@@ -53,7 +77,6 @@ class Outlook:
         self._store = store
         self._cards = cards
         self._pictures: dict[str, Picture] = {}
-        self._requests: dict[str, VideoRequest] = {}  # of waiting jobs
         self._lock = threading.Lock()
 
     def seen(self, job: Job) -> Job:
@@ -64,12 +87,12 @@ class Outlook:
         """Seconds to the job's end; None while no worker is up, and once it has ended."""
         picture = self._picture(job.request.model)
         if job.status is Status.IN_PROGRESS:
-            left = remaining_s(job)
-            if left is None and picture is not None:
-                left = max(0.0, picture.run_s(job.request) - since_s(job.started_at))
+            left = picture.left_s(job) if picture else remaining_s(job)
             return None if left is None else round(left, 2)
         if job.status is not Status.QUEUED or picture is None:
             return None
+        if job.id not in picture.ends:  # its first forecast is the one that is remembered
+            picture = self._undisturbed(picture, job.request.model)
         with self._lock:
             if job.id not in picture.ends:
                 picture.add(job.id, job.request)
@@ -100,51 +123,59 @@ class Outlook:
                 picture = self._refreshed(model)
         return picture if picture is not None and picture.workers else None
 
-    def _refreshed(self, model: str) -> Picture:
+    def _undisturbed(self, picture: Picture, model: str) -> Picture:
+        """The picture, or a new one if jobs in it have stopped before their time."""
+        if time.monotonic() - picture.at < picture.took_s / EFFORT:
+            return picture
+        with suppress(RedisError):
+            if self._store.upsets(model) != picture.upsets:
+                fresh = self._refreshed(model, picture.at)
+                return fresh if fresh.workers else picture
+        return picture
+
+    def _refreshed(self, model: str, than: float | None = None) -> Picture:
+        """A new picture: one that is newer `than` a moment. raises RedisError"""
+        oldest = time.monotonic() - FRESH_S if than is None else than
         with self._lock:
             known = self._pictures.get(model)
-            if known is not None and time.monotonic() - known.at <= FRESH_S:
+            if known is not None and known.at > oldest:
                 return known  # another thread has just taken it
-            picture = self._take(model)
+            picture = self._take(model, known.requests if known else {})
+            picture.took_s = time.monotonic() - picture.at
             self._pictures[model] = picture
             return picture
 
-    def _take(self, model: str) -> Picture:
-        """raises RedisError"""
+    def _take(self, model: str, known: Mapping[str, VideoRequest]) -> Picture:
+        """raises RedisError
+
+        known  jobs that waited a moment ago
+        """
+        at, upsets = time.monotonic(), self._store.upsets(model)
         workers = tuple(
             worker
             for worker in self._store.workers()
             if worker.model == model and worker.state in UP
         )
-        picture = Picture(time.monotonic(), self._curve(model), workers)
+        picture = Picture(at, self._curve(model), workers, upsets)
         if not workers:
             return picture
-        running = {job.id: job for job in self._store.peek(w.job_id for w in workers if w.job_id)}
+        ids = self._store.waiting(model)
+        begun = {w.job_id for w in workers if w.job_id}
+        gone = known.keys() - begun - set(ids)
+        strangers = [job_id for job_id in ids if job_id not in known]
+        found = {job.id: job for job in self._store.peek([*begun, *gone, *strangers])}
+        busy = [found.get(worker.job_id or "") for worker in workers]
         picture.free = [
-            (picture.at + self._busy_s(picture, running.get(worker.job_id or "")), index)
-            for index, worker in enumerate(workers)
+            (at + picture.left_s(job) if job and job.status is Status.IN_PROGRESS else at, index)
+            for index, job in enumerate(busy)
         ]
         heapq.heapify(picture.free)
-        for job_id, request in self._waiting(model):
-            picture.add(job_id, request)
+        for job_id in gone & found.keys():
+            picture.hand_over(found[job_id])
+        for job_id in ids:
+            if job_id in found or job_id in known:
+                picture.add(job_id, known.get(job_id) or found[job_id].request)
         return picture
-
-    def _busy_s(self, picture: Picture, job: Job | None) -> float:
-        if job is None or job.status is not Status.IN_PROGRESS:
-            return 0.0
-        left = remaining_s(job)
-        return picture.run_s(job.request) if left is None else left
-
-    def _waiting(self, model: str) -> Iterable[tuple[str, VideoRequest]]:
-        """The waiting jobs in the order in which they will be served."""
-        ids = self._store.waiting(model)
-        strangers = [job_id for job_id in ids if job_id not in self._requests]
-        found = {job.id: job.request for job in self._store.peek(strangers)} if strangers else {}
-        here = self._requests | found
-        others = {i: r for i, r in self._requests.items() if r.model != model}
-        waiting = [(job_id, here[job_id]) for job_id in ids if job_id in here]
-        self._requests = others | dict(waiting)
-        return waiting
 
 
 def remaining_s(job: Job) -> float | None:

@@ -34,6 +34,7 @@ CHARACTERS = f"{PREFIX}characters"  # sets of pictures without a character, by w
 LIVE = f"{PREFIX}live"  # set of all non-terminal ids
 WORKERS = f"{PREFIX}workers"  # worker names by the time their announcement ends
 WAKE = f"{PREFIX}wake"  # pub/sub channel: the id of a job with a new event
+UPSETS = f"{PREFIX}upsets"  # by model, how often a job stopped before its time: a hash of numbers
 TALLY = f"{PREFIX}tally"  # how many jobs ended how, and how long they took: a hash of numbers
 OUTBOX = f"{PREFIX}outbox"  # webhook letters by the time they are due
 DEAD = f"{PREFIX}outbox:dead"  # letters by the time they were given up
@@ -145,5 +146,6 @@ def lua_names() -> str:
         "DEAD": DEAD,
         "DELIVERIES": DELIVERIES,
         "TALLY": TALLY,
+        "UPSETS": UPSETS,
     }
     return "".join(f"local {name} = '{value}'\n" for name, value in names.items())

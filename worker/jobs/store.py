@@ -230,6 +230,11 @@ class JobStore:
         lists = map(transport.queue_key, transport.model_queues(model))
         return cast(Ids, self._scripts.call("order", *lists))
 
+    def upsets(self, model: str) -> int:
+        """How often a job of a model was cancelled, failed or given back: a count that only
+        grows, and with it what was forecast is out of date."""
+        return int(cast("bytes | None", self.redis.hget(keys.UPSETS, model)) or 0)
+
     def peek(self, job_ids: Iterable[str]) -> Jobs:
         """Those of these jobs that exist, without their place in the queue."""
         return self._jobs([*job_ids], None, placed=False)

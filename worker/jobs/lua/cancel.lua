@@ -23,6 +23,7 @@ end
 if state == 'in_progress' then
   if field(id, 'cancel') ~= '1' then
     redis.call('HSET', JOB .. id, 'cancel', '1')
+    upset(id)
     emit(id, 'cancel_requested')
   end
   return 'flagged'

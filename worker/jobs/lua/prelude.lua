@@ -89,6 +89,11 @@ local function count_end(id, state, payload, at)
   end
 end
 
+-- Something happened that no forecast reckoned with: those made before it hold no longer.
+local function upset(id)
+  redis.call('HINCRBY', UPSETS, field(id, 'model'), 1)
+end
+
 -- The one way into a terminal state. `by` is the attempt that ended it, '' for anyone else.
 local function finish(id, state, name, payload, by)
   local at = now()
@@ -96,6 +101,9 @@ local function finish(id, state, name, payload, by)
   redis.call('HSET', JOB .. id, 'state', state, 'stage', 'done', 'eta', '', 'exec', '',
     'ended_by', by, 'completed_at', stamp(at), name, payload)
   count_end(id, state, payload, at)
+  if state == 'failed' then
+    upset(id)
+  end
   if state == 'completed' then
     redis.call('HSET', JOB .. id, 'progress', 100, 'expires_at', stamp(at + ttl))
   end
@@ -180,6 +188,7 @@ end
 -- Pushing the id is the queue's business, or RESCUE's.
 local function give_back(id, reason, counts)
   log_attempt(id, reason)
+  upset(id)
   if field(id, 'cancel') == '1' then
     fail(id, 'cancelled', 'The job was cancelled.', '')
     return 'ended'
