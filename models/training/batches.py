@@ -16,6 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.training.captions import caption, paraphrase
+from models.training.conditions import (
+    REFERENCES,
+    WORDS,
+    Mixture,
+    draw_conditions,
+    draw_references,
+    sketch,
+    targets,
+)
 from models.training.loop import Draws
 from models.training.world import CLIP_SECONDS, ClipState, Script, World
 from models.videoldm.autoencoder import Autoencoder
@@ -76,7 +85,10 @@ class ClipMaker:
     world: World
     autoencoder: Autoencoder
     bank: CaptionBank
-    text_dropout: float = 0.1
+    mixture: Mixture = WORDS
+    references: Mixture = REFERENCES  # of batches that show the subject elsewhere too
+    reference_batches: float = 0.0  # how many are such
+    sketch_batches: float = 0.0  # of the others: how many have drawings for last frames
     subject_weight: float = 1.0  # of the loss where the subject is
 
     def images(self, count: int, draws: Draws) -> ClipBatch:
@@ -101,18 +113,34 @@ class ClipMaker:
 
     def _batch(self, times: Tensor, fps: Tensor, draws: Draws) -> ClipBatch:
         draw = draws.python
-        rows = [draw.randrange(len(self.bank.scripts)) for _ in range(len(times))]
+        shown = draw.choice((1, 1, 2)) if draw.random() < self.reference_batches else 0
+        # References take the network's time as frames do, so there are fewer clips beside them.
+        count = max(1, len(times) * times.shape[1] // (times.shape[1] + shown))
+        rows = [draw.randrange(len(self.bank.scripts)) for _ in range(count)]
         states = [self.world.sample(draw, self.bank.scripts[row]) for row in rows]
+        times, fps = times[:count], fps[:count]
         with torch.no_grad():
-            latents = self.autoencoder.encode(self.world.render(states, times))
+            frames = self.world.render(states, times)
+            latents = self.autoencoder.encode(frames)
+            told = self._told(rows, times, float(fps[0]), latents)
+            if shown:
+                pictures = draw_references(self.world, states, shown, draws)
+                given = self.references, self.autoencoder.encode(pictures), None
+            else:
+                given = self.mixture, None, self._drawings(frames, draws)
+        conditions = draw_conditions(told, latents, draws, *given)
+        weight = self.weighed(states, times, latents.shape[-1]) * targets(conditions)
+        return ClipBatch(latents, conditions, weight)
+
+    def _told(self, rows: Sequence[int], times: Tensor, fps: float, latents: Tensor) -> Conditions:
         mask = self.bank.masks[rows]
-        told = torch.rand(len(rows), generator=draws.torch) >= self.text_dropout
         length = int(mask.sum(1).max())
-        conditions = text_only(
-            self.bank.vectors[rows, :length].float(),
-            mask[:, :length] & rearrange(told, "b -> b 1"),
-            times.float(),
-            float(fps[0]),
-            (latents.shape[1], latents.shape[3], latents.shape[4]),
-        )
-        return ClipBatch(latents, conditions, self.weighed(states, times, latents.shape[-1]))
+        vectors = self.bank.vectors[rows, :length].float()
+        c, h, w = latents.shape[1], latents.shape[3], latents.shape[4]
+        return text_only(vectors, mask[:, :length], times.float(), fps, (c, h, w))
+
+    def _drawings(self, frames: Tensor, draws: Draws) -> Tensor | None:
+        if frames.shape[2] == 1 or draws.python.random() >= self.sketch_batches:
+            return None
+        drawn = sketch(frames[:, :, -1])
+        return self.autoencoder.encode(rearrange(drawn, "b c h w -> b c 1 h w"))[:, :, 0]

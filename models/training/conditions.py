@@ -52,6 +52,21 @@ class Mixture:
         return {kind: getattr(self, kind) for kind in kinds}
 
 
+WORDS = Mixture(text=1, first=0, first_last=0, context_one=0, context_two=0, reference=0)
+# Half of the clips are words alone: what words mean is the hardest to learn.
+GIVEN = Mixture(
+    text=0.5,
+    first=0.2,
+    first_last=0.12,
+    context_one=0.04,
+    context_two=0.14,
+    reference=0,
+    sketch=0.5,
+)
+# What a subject is called tells a network as much as its picture, so words are often missing here.
+REFERENCES = replace(WORDS, text=0.1, context_two=0.1, reference=0.8, text_dropout=0.3)
+
+
 def draw_conditions(
     told: Conditions,
     latents: Tensor,

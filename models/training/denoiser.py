@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.training.batches import ClipBatch, ClipMaker, fill_bank
 from models.training.concepts import FIRST_EDITION
+from models.training.conditions import GIVEN
 from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, channels_last
 from models.training.sprites import open_sheet
 from models.training.world import World, WorldConfig
@@ -45,13 +46,15 @@ BANK_ROWS = 16_000
 STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
 LAYOUTS = (
-    ((1, 8.0), 0.35),
-    ((4, 2.0), 0.35),
-    ((8, 4.0), 0.1),
-    ((16, 8.0), 0.15),
-    ((8, 2.0), 0.05),
+    ((1, 8.0), 0.5),
+    ((4, 2.0), 0.27),
+    ((8, 4.0), 0.08),
+    ((16, 8.0), 0.12),
+    ((8, 2.0), 0.03),
 )
 SUBJECT_WEIGHT = 3.0  # of the loss where the subject is: it is small, and what prompts are about
+REFERENCE_BATCHES = 0.08
+SKETCH_BATCHES = 0.15
 # One look a subject: shown in two styles, mirrored or not and in many sizes, a small network spends
 # its time on which of them a word means.
 SHOWN = WorldConfig(animated_share=1.0, mirrored_share=0.0, sizes=(0.5, 0.62))
@@ -108,7 +111,15 @@ class Workshop:
         self.text = TextEncoder(tokenizer, encoder, self.config.text.max_tokens)
         self.world = World(open_sheet(), replace(SHOWN, concepts=concepts))
         bank = fill_bank(self.world, self.text, BANK_ROWS, folder.parent)
-        self.maker = ClipMaker(self.world, self.autoencoder, bank, subject_weight=SUBJECT_WEIGHT)
+        self.maker = ClipMaker(
+            self.world,
+            self.autoencoder,
+            bank,
+            mixture=GIVEN,
+            reference_batches=REFERENCE_BATCHES,
+            sketch_batches=SKETCH_BATCHES,
+            subject_weight=SUBJECT_WEIGHT,
+        )
 
     def unet(self) -> UNet:
         """A fresh network of the preset's shape."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.training.batches import ClipBatch, ClipMaker
 from models.training.concepts import FIRST_EDITION
+from models.training.conditions import WORDS
 from models.training.denoiser import PREVIEW, Workshop
 from models.training.loop import Draws, Run, RunConfig, averaged
 from models.training.stages import publish, write_rows, write_scores
@@ -229,7 +230,8 @@ class Comparison:
 def mixed(maker: ClipMaker, clips: int, draws: Draws) -> ClipBatch:
     """A batch of clips of one length; every one with its words, for guidance is in the teacher."""
     frames, fps = draws.python.choice(LAYOUTS)
-    return replace(maker, text_dropout=0.0).clips(clips, frames, fps, draws)
+    told = replace(WORDS, text_dropout=0.0)
+    return replace(maker, mixture=told).clips(clips, frames, fps, draws)
 
 
 def _sigma(u: Tensor) -> Tensor:

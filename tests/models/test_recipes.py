@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from models.catalog import has_stage
+from models.training import autoencoder as autoencoder_recipe
 from models.training import decoder, distillation, interpolator, personalisation, upsampler
-from models.training.batches import ClipBatch
-from models.training.loop import Draws, RunConfig, draws
+from models.training.batches import CaptionBank, ClipBatch, ClipMaker
+from models.training.conditions import GIVEN
+from models.training.loop import Draws, Run, RunConfig, draws
 from models.training.patches import LargeWorld, patches
 from models.training.scenes import SCENES
 from models.training.sprites import Sprite
@@ -21,7 +23,7 @@ from models.training.stages import clip_times, levels, publish
 from models.training.world import World, WorldConfig
 from models.videoldm.adapters import read_adapter, write_adapter
 from models.videoldm.autoencoder import Autoencoder
-from models.videoldm.conditioning import frame_times, text_only
+from models.videoldm.conditioning import Kind, frame_times, text_only
 from models.videoldm.config import StudentConfig
 from models.videoldm.interpolation import Interpolator
 from models.videoldm.student import StudentUNet
@@ -84,6 +86,61 @@ def mean_loss(loss: Callable[[Draws], Tensor]) -> float:
     """The loss over some draws that are the same before and after training."""
     with torch.no_grad():
         return float(torch.stack([loss(draws(99, step)) for step in range(4)]).mean())
+
+
+def clip_maker(world: World, autoencoder: Autoencoder, **fields: object) -> ClipMaker:
+    draw = random.Random(0)
+    scripts = tuple(world.script(draw) for _ in range(20))
+    vectors = torch.randn(20, 4, TINY.text.width).half()
+    bank = CaptionBank(scripts, vectors, torch.ones(20, 4, dtype=torch.bool))
+    return ClipMaker(world, autoencoder, bank, **fields)  # type: ignore[arg-type]
+
+
+def test_clips_are_told_words_alone_unless_asked(
+    small_world: World, autoencoder: Autoencoder
+) -> None:
+    batch = clip_maker(small_world, autoencoder).clips(8, 4, 2.0, draws(0, 0))
+    assert batch.latents.shape[:3] == (8, TINY.autoencoder.latent_channels, 4)
+    assert not batch.conditions.mask.any()
+    assert batch.conditions.references is None
+    assert (batch.weight == 1).all()
+
+
+def test_a_mixture_gives_frames_and_drawings_and_context_earns_nothing(
+    small_world: World, autoencoder: Autoencoder
+) -> None:
+    maker = clip_maker(small_world, autoencoder, mixture=GIVEN, sketch_batches=1.0)
+    batch = maker.clips(64, 4, 2.0, draws(0, 0))
+    kinds = set(batch.conditions.kind.unique().tolist())
+    assert kinds == {int(k) for k in (Kind.NONE, Kind.FIRST, Kind.LAST, Kind.CONTEXT, Kind.SKETCH)}
+    context = batch.conditions.gives((Kind.CONTEXT,))
+    assert torch.equal(batch.weight[:, 0, :, 0, 0] == 0, context)
+
+
+def test_references_take_the_place_of_clips(small_world: World, autoencoder: Autoencoder) -> None:
+    maker = clip_maker(small_world, autoencoder, reference_batches=1.0)
+    for step in range(4):
+        batch = maker.images(24, draws(0, step))
+        references = batch.conditions.references
+        assert references is not None
+        assert len(batch.latents) == len(references)
+        assert 20 <= len(batch.latents) * (1 + references.shape[2]) <= 24
+
+
+def test_the_decoder_alone_learns_to_bear_noise_and_every_latent_stays(
+    small_world: World, tmp_path: Path
+) -> None:
+    preset = build_preset(tmp_path / "preset")
+    made = autoencoder_recipe.opened(preset, latent_noise=0.5)
+    before = {name: value.clone() for name, value in made.encoder.state_dict().items()}
+    loss = autoencoder_recipe.loss_of(made, small_world, 4, latent_noise=0.5)
+    first = mean_loss(lambda drawn: loss(0, drawn)["loss"])
+    run = Run(tmp_path / "run", made, optimisation(12))
+    run.train(loss)
+    assert mean_loss(lambda drawn: loss(0, drawn)["loss"]) < 0.9 * first
+    assert all(
+        torch.equal(value, before[name]) for name, value in made.encoder.state_dict().items()
+    )
 
 
 def test_the_interpolator_learns_and_is_measured(
