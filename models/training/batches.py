@@ -123,12 +123,13 @@ class ClipMaker:
             frames = self.world.render(states, times)
             latents = self.autoencoder.encode(frames)
             told = self._told(rows, times, float(fps[0]), latents)
+            mixture, pictures, drawings = self.mixture, None, None
             if shown:
-                pictures = draw_references(self.world, states, shown, draws)
-                given = self.references, self.autoencoder.encode(pictures), None
+                elsewhere = draw_references(self.world, states, shown, draws)
+                mixture, pictures = self.references, self.autoencoder.encode(elsewhere)
             else:
-                given = self.mixture, None, self._drawings(frames, draws)
-        conditions = draw_conditions(told, latents, draws, *given)
+                drawings = self._drawings(frames, draws)
+        conditions = draw_conditions(told, latents, draws, mixture, pictures, drawings)
         weight = self.weighed(states, times, latents.shape[-1]) * targets(conditions)
         return ClipBatch(latents, conditions, weight)
 
