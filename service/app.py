@@ -42,6 +42,7 @@ from worker.jobs.inputs import InputShelf
 from worker.jobs.outbound import Outbound
 from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import StoreError
+from worker.jobs.receipts import Receipts
 from worker.jobs.store import JobStore
 
 
@@ -101,6 +102,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         files=FileShelf(store.redis, artifacts),
         inputs=InputShelf(store.redis, artifacts),
         characters=CharacterShelf(store.redis, artifacts),
+        receipts=Receipts(store.redis),
         decoders=Decoders(settings),
         outbound=Outbound(settings),
         outbox=outbox,

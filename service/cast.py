@@ -4,13 +4,15 @@ room for.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from service.errors import InvalidValue, NoSuchCharacter, show
+from service.errors import IncompatibleInputs, InvalidValue, NoSuchCharacter, show
 from service.given import Given
 from service.references import GivenReference
 from service.roles import as_list
 from service.sources import CHARACTER_ID, CharacterView, check_members, read_id
 from service.values import from_json_text, refuse
+from worker.jobs.catalog import ModelCard
 from worker.jobs.characters import Character
+from worker.jobs.contract import MAX_REFERENCES
 
 FindCharacter = Callable[[str], Character | None]
 
@@ -20,15 +22,22 @@ def nobody(character_id: str) -> None:
 
 
 def read_cast(
-    value: object, find: FindCharacter, others: Sequence[GivenReference], limit: int
+    value: object, find: FindCharacter, others: Sequence[GivenReference], card: ModelCard
 ) -> tuple[GivenReference, ...]:
     """The references that a list of characters stands for.
 
     others  references given besides
-    limit   of all references together
-    raises  InvalidValue, UnknownParameter, NoSuchCharacter
+    raises  InvalidValue, UnknownParameter, NoSuchCharacter; IncompatibleInputs for a model whose
+            references show other things than subjects
     """
     items = as_list(from_json_text(value, "characters"))
+    limit = min(MAX_REFERENCES, card.inputs.max_references)
+    roles = card.inputs.reference_roles
+    if items and "subject" not in roles:
+        raise IncompatibleInputs(
+            f"characters: are subjects, and references of {card.id} show only {', '.join(roles)}",
+            "characters",
+        )
     found = [read_member(item, f"characters.{i}", find) for i, item in enumerate(items[:limit])]
     room = limit - len(others)
     if len(items) > room:

@@ -15,6 +15,7 @@ from service.gathering import Gathered, Gatherer, Kind
 from service.given import Given, read_image
 from service.inputs import LONGEST_REFERENCE, StorageUnavailable, scratch_folder
 from service.references import read_name
+from service.repeats import IdempotencyKey, once
 from service.schema import character_body, refusals
 from service.signatures import HEAD_BYTES, read_signature
 from service.sources import CHARACTER_ID, Upload, VideoId, read_video_source
@@ -48,12 +49,27 @@ class DeletedCharacter(Shape):
     operation_id="createCharacter",
     summary="Name a character",
     response_model=VideoCharacter,
-    responses=refusals(400, 401, 404, 410, 413, 415, 429, 503),
+    responses=refusals(400, 401, 404, 409, 410, 413, 415, 422, 429, 503),
     openapi_extra=character_body(),
 )
-def create_character(body: Body, tenant: Tenant, services: Wired) -> JSONResponse:
-    """Keep frames of a clip, or a picture, as references of this name."""
-    name, given = read_character(parse_body(body))
+def create_character(
+    body: Body, tenant: Tenant, services: Wired, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Keep frames of a clip, or a picture, as references of this name. A repeated call gets the
+    same character."""
+    tree = parse_body(body)
+    name, given = read_character(tree)
+
+    def make() -> Character:
+        return take_in(name, given, tenant, services)
+
+    find = finder(tenant, services)
+    made, headers = once(idempotency_key, CHARACTERS, tree, tenant, services, find, make)
+    return answer(made, headers)
+
+
+def take_in(name: str, given: Given, tenant: str, services: Services) -> Character:
+    """raises ApiError: for a tenant that keeps too many, an unusable file, an outage"""
     limit = services.settings.max_characters_per_tenant
     if services.characters.count(tenant) >= limit:
         raise InvalidValue(f"name: {limit} characters are kept, the most allowed", "name")
@@ -62,7 +78,7 @@ def create_character(body: Body, tenant: Tenant, services: Wired) -> JSONRespons
     except OSError as error:
         raise StorageUnavailable("The character cannot be stored at the moment") from error
     log.info("character.created", character_id=made.id, tenant=tenant, views=len(made.views))
-    return answer(made)
+    return made
 
 
 @router.get(
@@ -162,8 +178,8 @@ def find_character(character_id: str, tenant: str, services: Services) -> Charac
     return found
 
 
-def answer(character: Character) -> JSONResponse:
+def answer(character: Character, headers: dict[str, str] | None = None) -> JSONResponse:
     shown = VideoCharacter(
         id=character.id, created_at=int(character.created_at), name=character.name
     )
-    return JSONResponse(shown.model_dump(mode="json"))
+    return JSONResponse(shown.model_dump(mode="json"), headers=headers)

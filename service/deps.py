@@ -26,6 +26,7 @@ from worker.jobs.inputs import InputShelf
 from worker.jobs.outbound import Outbound
 from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import RateLimited
+from worker.jobs.receipts import Receipts
 from worker.jobs.store import JobStore
 
 bearer = HTTPBearer(auto_error=False, description="API key; none if the server has none.")
@@ -44,6 +45,7 @@ class Services:
     files: FileShelf
     inputs: InputShelf
     characters: CharacterShelf
+    receipts: Receipts
     decoders: Decoders
     outbound: Outbound
     outbox: Outbox

@@ -19,6 +19,7 @@ ApiError
 │   └── NoSuchCharacter         never made, deleted, or another tenant's
 ├── MethodNotAllowed 405
 ├── VideoNotCancellable 409
+├── IdempotencyInProgress 409   the first call with the key is not over; only of uploads
 ├── VideoExpired 410
 ├── PayloadTooLarge 413
 ├── UnsupportedMediaType 415
@@ -217,6 +218,17 @@ class VideoNotCancellable(ApiError):
         super().__init__(message, param="video_id", headers={"x-should-retry": "false"})
 
 
+class IdempotencyInProgress(ApiError):
+    """The first upload with this key is not over yet; the same call soon finds what it made."""
+
+    status = 409
+    code = "idempotency_in_progress"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="Idempotency-Key", headers={"Retry-After": "1"})
+
+
 class VideoExpired(ApiError):
     """The content was kept as long as promised and is gone."""
 
@@ -353,13 +365,20 @@ def as_api_error(error: Exception) -> ApiError:
             return ConcurrencyLimit(str(error))
         case outcomes.RateLimited():
             return RateLimitExceeded(f"Too many requests: {error}", retry_after(error.quota))
-        case outcomes.IdempotencyConflict():
-            return IdempotencyKeyReused(
-                "Idempotency-Key was used before with another body", param="Idempotency-Key"
-            )
+        case outcomes.IdempotencyConflict() | outcomes.IdempotencyBusy():
+            return from_repeat(error)
         case RedisError() | StorageFault():
             return from_outage(error)
     return InternalError("The server had an error while processing the request")
+
+
+def from_repeat(error: outcomes.IdempotencyConflict | outcomes.IdempotencyBusy) -> ApiError:
+    """An idempotency key that came before."""
+    if isinstance(error, outcomes.IdempotencyBusy):
+        return IdempotencyInProgress(f"Idempotency-Key: {error}")
+    return IdempotencyKeyReused(
+        "Idempotency-Key was used before with another body", param="Idempotency-Key"
+    )
 
 
 def from_outage(error: RedisError | StorageFault) -> ApiError:

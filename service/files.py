@@ -24,6 +24,7 @@ from service.forms import Tree, parse_body
 from service.gathering import read_chunks, save_chunks, sniff
 from service.inputs import StorageUnavailable, scratch_folder
 from service.ranges import Slice, is_current
+from service.repeats import IdempotencyKey, once
 from service.schema import binary, refusals, upload_body
 from service.signatures import ALL
 from service.values import Choice, Integer, from_json_text, refuse
@@ -78,22 +79,25 @@ class DeletedFile(Shape):
     operation_id="createFile",
     summary="Upload a picture or clip",
     response_model=File,
-    responses=refusals(400, 401, 413, 415, 429, 503),
+    responses=refusals(400, 401, 409, 413, 415, 422, 429, 503),
     openapi_extra=upload_body(PURPOSES),
 )
-def create_file(body: Body, tenant: Tenant, services: Wired) -> JSONResponse:
-    """Keep a file for later requests; what it is, its content tells."""
+def create_file(
+    body: Body, tenant: Tenant, services: Wired, idempotency_key: IdempotencyKey = None
+) -> JSONResponse:
+    """Keep a file for later requests; what it is, its content tells. A repeated call gets the
+    same file."""
     tree = parse_body(body)
     upload, purpose, ttl_s = read_upload(tree, services.settings.file_ttl_s)
-    limit = services.settings.max_files_per_tenant
-    if services.files.count(tenant) >= limit:
-        raise InvalidValue(f"file: {limit} files are kept, the most allowed; delete some", "file")
-    try:
-        file = keep(upload, purpose, ttl_s, tenant, services)
-    except OSError as error:
-        raise StorageUnavailable("The file cannot be stored at the moment") from error
-    log.info("file.created", file_id=file.id, tenant=tenant, size_bytes=file.artifact.size_bytes)
-    return JSONResponse(to_file(file).model_dump(mode="json"))
+
+    def find(file_id: str) -> StoredFile | None:
+        return services.files.get(file_id, tenant)
+
+    def make() -> StoredFile:
+        return take_in(upload, purpose, ttl_s, tenant, services)
+
+    file, headers = once(idempotency_key, FILES, tree, tenant, services, find, make)
+    return JSONResponse(to_file(file).model_dump(mode="json"), headers=headers)
 
 
 @router.get(
@@ -216,6 +220,21 @@ def read_ttl(value: object, max_ttl_s: int) -> float:
         raise refuse("expires_after", '{anchor: "created_at", seconds}', said)
     longest = max(MIN_TTL_S, max_ttl_s)
     return Integer(MIN_TTL_S, longest).read(said.get("seconds"), "expires_after.seconds")
+
+
+def take_in(
+    upload: UploadFile, purpose: str, ttl_s: float, tenant: str, services: Services
+) -> StoredFile:
+    """raises InvalidValue if the tenant keeps too many, InvalidInputMedia, StorageUnavailable"""
+    limit = services.settings.max_files_per_tenant
+    if services.files.count(tenant) >= limit:
+        raise InvalidValue(f"file: {limit} files are kept, the most allowed; delete some", "file")
+    try:
+        file = keep(upload, purpose, ttl_s, tenant, services)
+    except OSError as error:
+        raise StorageUnavailable("The file cannot be stored at the moment") from error
+    log.info("file.created", file_id=file.id, tenant=tenant, size_bytes=file.artifact.size_bytes)
+    return file
 
 
 def keep(

@@ -18,7 +18,6 @@ from service.shots import GivenShot, read_shots
 from service.sources import read_video_source
 from service.wishes import Wishes
 from worker.jobs.catalog import ModelCard
-from worker.jobs.contract import MAX_REFERENCES
 
 MAX_IMAGES = 64  # of one request, references and the frames of all shots included
 
@@ -61,8 +60,7 @@ def read_media(
         fields.REFERENCE_IMAGES.name,
         card,
     )
-    limit = min(MAX_REFERENCES, card.inputs.max_references)
-    references += read_cast(wishes.get(fields.CHARACTERS), find_character, references, limit)
+    references += read_cast(wishes.get(fields.CHARACTERS), find_character, references, card)
     media = Media(
         first_frame=read_first_frame(wishes, [] if as_references else plain),
         last_frame=read_image(wishes.get(fields.LAST_FRAME), fields.LAST_FRAME.name),

@@ -1,7 +1,7 @@
 """How every route that orders a job does it: one way from a body to the answer about a job."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import structlog
@@ -18,15 +18,14 @@ from service.forms import RawBody, Tree, parse_body
 from service.inputs import admit
 from service.intake import Order, read_order
 from service.prefer import patiently
+from service.repeats import MAX_KEY_CHARS, IdempotencyKey
 from service.values import check_length
 from service.wire import PREFIX, following, to_video
 from worker.jobs.callers import Caller
 from worker.jobs.contract import Job
-from worker.jobs.outcomes import Submission
+from worker.jobs.outcomes import Admission, Submission
 
 log = structlog.get_logger(__name__)
-
-MAX_KEY_CHARS = 255
 
 Prefer = Annotated[
     str | None, Header(description="`wait=n` waits up to n seconds, at most 60, for the end.")
@@ -49,7 +48,7 @@ def read_call(
     body: Body,
     caller: KnownCaller,
     services: Wired,
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
     prefer: Prefer = None,
 ) -> Call:
@@ -74,17 +73,17 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response
     order = read(parse_body(call.body))
     check_tier(order.tier, caller)
     check_length(call.idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
-    submission = Submission(
+    asked = Submission(
         tenant=caller.tenant,
         request=order.request,
         fingerprint=order.fingerprint,
         idempotency_key=f"{path}\0{call.idempotency_key}" if call.idempotency_key else None,
         retry_of_fingerprint=call.is_retry,
         queue_deadline_s=order.queue_deadline_s,
-        callback_url=check_callback(order.callback_url, caller.tenant, services),
         tier=order.tier,
     )
-    admission = admit(order, submission, services)
+    # A repeated call is answered before anything is looked at twice: inputs least of all.
+    admission = services.store.recall(asked) or place(asked, order, services)
     headers = {"Location": f"{PREFIX}/{admission.job.id}"}
     if admission.replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -92,6 +91,12 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response
         services.metrics.count_submission(admission.job)
         log.info("job.submitted", job_id=admission.job.id, tenant=caller.tenant)
     return patiently(admission.job, call.prefer, services, answer, headers)
+
+
+def place(asked: Submission, order: Order, services: Services) -> Admission:
+    """Admit what no earlier call has ordered. raises ApiError, StoreError"""
+    callback_url = check_callback(order.callback_url, asked.tenant, services)
+    return admit(order, replace(asked, callback_url=callback_url), services)
 
 
 def read_body_order(tree: Tree, path: str, call: Call) -> Order:

@@ -15,7 +15,7 @@ REASONS = {
     401: "The API key is missing or unknown.",
     403: "The API key may not do this.",
     404: "No such video or file for this key, or it has no content.",
-    409: "The video ended before the cancel.",
+    409: "The video ended before the cancel, or the first upload with the key is not over.",
     410: "The content's time is over.",
     413: "The body is too large.",
     415: "The body's type is not read here.",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from service.links import Links
-from worker.jobs.contract import TERMINAL, Job, Stage, Status, VideoRequest
+from worker.jobs.contract import TERMINAL, Job, Stage, Status, Tier, VideoRequest
 
 PREFIX = "/v1/videos"
 POLL_SHARE = 0.1  # of a job's run between two questions: a twentieth of it is lost on average
@@ -97,6 +97,7 @@ class Video(Shape):
     shots: list[VideoShot]
     metadata: dict[str, str]
     user: str | None
+    service_tier: Tier
     url: str | None
     thumbnail_url: str | None
     spritesheet_url: str | None
@@ -165,6 +166,7 @@ def to_video(job: Job, links: Links) -> Video:
         shots=to_shots(job),
         metadata=request.metadata,
         user=request.user,
+        service_tier=job.tier,
         url=to_link(job, "video", links),
         thumbnail_url=to_link(job, "thumbnail", links),
         spritesheet_url=to_link(job, "spritesheet", links),

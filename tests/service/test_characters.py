@@ -1,11 +1,7 @@
 """Characters: named reference sets made of a clip or a picture, used in later jobs by their ids."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +10,7 @@ from pydantic import SecretStr
 from service.settings import ServiceSettings
 from tests.service.conftest import Running, serve
 from tests.service.media import data_url, film, picture
+from tests.service.sdks import NEWER
 from tests.service.test_create import refused
 from worker.expiry import Sweeper
 from worker.inputs import read_task
@@ -21,7 +18,6 @@ from worker.jobs import keys
 from worker.jobs.artifacts import open_store
 from worker.jobs.callers import CallerBook
 
-DRIVE = Path(__file__).with_name("sdk_characters.py")
 CHARACTERS = "/v1/videos/characters"
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 PNG = picture(colour=RED)
@@ -177,6 +173,28 @@ def test_a_bad_character_is_refused_and_leaves_nothing(
     assert not redis.keys(keys.character("*"))
 
 
+def test_a_character_named_again_under_its_key_is_one(client, redis):
+    headers = {"Idempotency-Key": "k"}
+    body = {"name": "hero", "image": data_url(PNG)}
+    first, again = (client.post(CHARACTERS, json=body, headers=headers) for _ in range(2))
+    assert made(again) == made(first)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(redis.keys(keys.character("*"))) == 1
+    other = client.post(CHARACTERS, json=body | {"name": "heroine"}, headers=headers)
+    refused(other, 422, "idempotency_key_reused", "Idempotency-Key")
+
+
+def test_a_model_without_subjects_takes_no_characters(serving, able_card, api):
+    inputs = replace(able_card.inputs, reference_roles=("style", "scene"))
+    cards = {"painter": replace(able_card, id="painter", inputs=inputs)}
+    with serving(cards, default_model="painter").client() as client:
+        body = {"prompt": "x", "characters": [{"id": name(client, "hero")["id"]}]}
+        said = refused(
+            client.post("/v1/videos", json=body), 400, "incompatible_inputs", "characters"
+        )
+    assert "painter show only style, scene" in said
+
+
 def test_a_tenant_keeps_so_many_characters(client):
     for called in "abcd":
         name(client, called)
@@ -217,26 +235,10 @@ def test_pictures_cut_short_are_swept_and_kept_ones_stay(client, redis, job_sett
     assert any(hero in str(path) for path in pictures(job_settings))
 
 
-def test_the_sdks_characters_play_in_a_job(api, sdk, clip, tmp_path, task_of):
+@pytest.mark.parametrize("sdk", NEWER, ids=" ".join, indirect=True)
+def test_the_sdks_characters_play_in_a_job(api, sdk, clip, task_of):
     """`create_character` and `get_character` as each version has them."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(sdk),
-        "OPENAI_BASE_URL": f"{api.url}/v1",
-        "OPENAI_API_KEY": "any",
-    }
-    done = subprocess.run(
-        [sys.executable, str(DRIVE), str(clip)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout)
-    assert report["version"] == sdk.name.removeprefix("openai-")
+    report = sdk.drive("characters", clip, url=api.url)
     assert report["made"] == report["got"]
     assert report["made"]["name"] == "hero"
     assert report["video"]["task_type"] == "reference"

@@ -70,6 +70,7 @@ def test_create_answers_with_the_whole_video_object(client):
         "shots": [],
         "metadata": {},
         "user": None,
+        "service_tier": "default",
         "url": None,
         "thumbnail_url": None,
         "spritesheet_url": None,

@@ -1,15 +1,18 @@
 """Files are kept for their tenant alone, as long as promised, and are what their content says."""
 
+import hashlib
 import shutil
 import time
 
 import pytest
 
+from service.repeats import fingerprint
 from service.settings import ServiceSettings
 from tests.service.media import film, picture
 from tests.service.test_create import refused
 from worker.expiry import Sweeper
 from worker.jobs.artifacts import open_store
+from worker.jobs.receipts import Receipts
 
 PNG = picture()
 
@@ -52,6 +55,42 @@ def test_an_upload_is_described_listed_and_given_back(client):
     assert (part.status_code, part.content) == (206, b"PNG")
     known = {"If-None-Match": content.headers["etag"]}
     assert client.get(f"/v1/files/{made['id']}/content", headers=known).status_code == 304
+
+
+def test_an_upload_repeated_under_its_key_is_one_file(client, api, redis):
+    def send(data=PNG, **fields):
+        body = {"purpose": "vision"} | fields
+        files = {"file": (f"{len(fields)}.png", data)}
+        return client.post("/v1/files", data=body, files=files, headers={"Idempotency-Key": "k"})
+
+    first, again = send(), send()
+    assert again.json() == first.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(stored(api.settings)) == 1
+    refused(send(purpose="user_data"), 422, "idempotency_key_reused", "Idempotency-Key")
+    refused(send(picture(colour=(1, 2, 3))), 422, "idempotency_key_reused", "Idempotency-Key")
+    client.delete(f"/v1/files/{first.json()['id']}")
+    assert send().json()["id"] != first.json()["id"]
+    long = client.post("/v1/files", files={"file": PNG}, headers={"Idempotency-Key": "k" * 256})
+    refused(long, 400, "missing_required_parameter", "purpose")
+
+
+def test_an_upload_that_is_not_over_is_not_begun_twice(client, api, store):
+    def send(data=PNG, key="k"):
+        files = {"file": ("a.png", data)}
+        headers = {"Idempotency-Key": key}
+        return client.post("/v1/files", data={"purpose": "vision"}, files=files, headers=headers)
+
+    refused(send(b"no picture"), 400, "invalid_input_media", "file")
+    assert send().status_code == 200  # what was refused has used no key up
+    tree = {"purpose": "vision", "file": {"sha256": hashlib.sha256(PNG).hexdigest()}}
+    assert Receipts(store.redis).begin("anonymous", "/v1/files\0other", fingerprint(tree)) is None
+    answer = send(key="other")
+    refused(answer, 409, "idempotency_in_progress", "Idempotency-Key")
+    assert answer.headers["retry-after"] == "1"
+    refused(send(key="k" * 256), 400, "invalid_value", "Idempotency-Key")
+    assert len(stored(api.settings)) == 1
 
 
 def test_files_are_listed_by_page(client):

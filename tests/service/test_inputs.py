@@ -558,6 +558,22 @@ def test_equal_files_are_one_request_and_others_are_not(client, store):
     assert store.depth() == 1
 
 
+def test_a_repeated_call_is_answered_from_its_job_though_its_inputs_are_gone(client, store):
+    files = {"file": ("a.png", PNG)}
+    file = made(client.post("/v1/files", data={"purpose": "vision"}, files=files))
+    body = {"prompt": PROMPT, "first_frame": {"file_id": file["id"]}}
+    headers = {"Idempotency-Key": "k"}
+    first = made(client.post("/v1/videos", json=body, headers=headers))
+    client.delete(f"/v1/files/{file['id']}")
+    again = client.post("/v1/videos", json=body, headers=headers)
+    assert made(again)["id"] == first["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    retry = client.post("/v1/videos", json=body, headers={"x-stainless-retry-count": "1"})
+    assert made(retry)["id"] == first["id"]
+    refused(client.post("/v1/videos", json=body), 404, "file_not_found", "first_frame")
+    assert store.depth() == 1
+
+
 def test_refused_and_replayed_requests_keep_no_inputs(serving, api, redis, client):
     files = [("prompt", (None, PROMPT)), ("input_reference", ("a", PNG))]
     headers = {"Idempotency-Key": "k"}

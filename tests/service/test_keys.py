@@ -219,8 +219,9 @@ def test_tiers_are_for_keys_that_may(api: Any, book: CallerBook, store: Any) -> 
     with api.client(trusted) as client:
         body = BODY | {"service_tier": "priority"}
         ids.append(client.post("/v1/videos", json=body).json()["id"])
-        positions = [client.get(f"/v1/videos/{one}").json()["queue_position"] for one in ids]
-    assert positions == [3, 2, 1]
+        videos = [client.get(f"/v1/videos/{one}").json() for one in ids]
+    assert [video["queue_position"] for video in videos] == [3, 2, 1]
+    assert [video["service_tier"] for video in videos] == ["flex", "default", "priority"]
     assert store.waiting("pocket") == ids[::-1]
 
 

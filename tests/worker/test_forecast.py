@@ -19,12 +19,17 @@ def request(**fields: object) -> VideoRequest:
 
 
 def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
-    """The goal is a median error of a quarter, told at admission and in mid-run."""
+    """The goal is a median error of a quarter, told at admission and in mid-run, and right after
+    a long job was cancelled."""
     worker = studio.worker()
     outlook = Outlook(studio.store, read_catalog())
     fields = {"num_inference_steps": 15}
     for _ in range(2):
         studio.ended(studio.submit(PACE, **fields))
+    long = studio.denoising(studio.submit(PACE, num_inference_steps=100))
+    assert (outlook.eta_s(long) or 0) > 8
+    studio.store.cancel(long.id, long.tenant)
+    studio.ended(long.id)
     told = []
     for _ in range(4):
         job = studio.job(studio.submit(PACE, **fields))

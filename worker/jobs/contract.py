@@ -241,3 +241,4 @@ class Job(Record):
     warnings: tuple[str, ...] = ()  # what was ignored of the request
     shot: int = 0  # of a story, the one that is being made
     shot_done: Share = 0.0  # of that shot
+    tier: Tier = Tier.DEFAULT  # the queue that it waits in

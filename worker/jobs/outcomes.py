@@ -4,6 +4,7 @@ StoreError
 ├── QueueFull            too many jobs wait, or the queue server is out of memory
 ├── TenantFull           the tenant has too many jobs queued or running, or queued
 ├── IdempotencyConflict  the key was used for another request
+├── IdempotencyBusy      the call that first used the key is not over yet
 ├── CallerRefused        no API key, or one that is unknown or revoked
 ├── RateLimited          the tenant has made too many requests
 ├── KeyTaken             an API key of this name was made before
@@ -48,6 +49,13 @@ class IdempotencyConflict(StoreError):
 
     def __init__(self) -> None:
         super().__init__("the idempotency key was already used for a different request")
+
+
+class IdempotencyBusy(StoreError):
+    """The first call with this idempotency key is still making what it asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("the first call with this idempotency key is not over yet")
 
 
 class CallerRefused(StoreError):

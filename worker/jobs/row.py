@@ -3,7 +3,16 @@
 import json
 from collections.abc import Mapping
 
-from worker.jobs.contract import Job, JobError, JobResult, Progress, Stage, Status, VideoRequest
+from worker.jobs.contract import (
+    Job,
+    JobError,
+    JobResult,
+    Progress,
+    Stage,
+    Status,
+    Tier,
+    VideoRequest,
+)
 from worker.jobs.outcomes import Submission
 from worker.jobs.settings import JobSettings
 
@@ -133,6 +142,7 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         warnings=json.loads(row.get("warnings", "[]")),
         shot=int(row.get("shot", 0)),
         shot_done=float(row.get("shot_done", 0)),
+        tier=Tier(row.get("tier", Tier.DEFAULT)),
     )
 
 

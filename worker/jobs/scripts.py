@@ -10,6 +10,7 @@ from worker.jobs import keys
 
 NAMES = (
     "admit",
+    "recall",
     "claim",
     "report",
     "publish",

@@ -1,6 +1,7 @@
 """Admission writes a job whole or not at all, and each request becomes at most one."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from worker.jobs import keys, transport
 from worker.jobs.connection import worker_client
 from worker.jobs.contract import Stage, Status
 from worker.jobs.outcomes import (
+    Admission,
     IdempotencyConflict,
     JobNotFound,
     QueueFull,
@@ -128,6 +130,22 @@ def test_a_replay_passes_a_full_queue(redis, job_settings, make_submission):
     submission = make_submission(idempotency_key="k")
     job = store.submit(submission).job
     assert store.submit(submission).job.id == job.id
+
+
+@pytest.mark.parametrize("how", [{"idempotency_key": "k"}, {"retry_of_fingerprint": True}])
+def test_what_was_submitted_is_recalled_without_a_trace(store, redis, make_submission, how):
+    submission = make_submission(**how)
+    assert store.recall(submission) is None
+    first = store.submit(submission)
+    before = redis.dbsize()
+    assert store.recall(submission) == Admission(first.job, replayed=True)
+    assert store.recall(replace(submission, tenant="other")) is None
+    assert redis.dbsize() == before
+    if "idempotency_key" in how:
+        with pytest.raises(IdempotencyConflict):
+            store.recall(replace(submission, fingerprint="another"))
+    store.delete(first.job.id, first.job.tenant)
+    assert store.recall(submission) is None
 
 
 def test_a_deleted_job_is_never_replayed(store, make_submission):

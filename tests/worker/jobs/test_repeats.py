@@ -1,5 +1,7 @@
 """Clients resend a command whose reply was lost: every script twice equals once."""
 
+import hashlib
+
 import pytest
 
 from worker.jobs import keys, transport
@@ -19,6 +21,12 @@ def admit(bench):
     bench.submit(idempotency_key="k")
     scripts.call = original
     return calls[0][1:]
+
+
+def recall(bench):
+    job = bench.submit(idempotency_key="k", fingerprint="ab")
+    assert job.id
+    return "studio", "ab", hashlib.sha256(b"k").hexdigest(), 0
 
 
 def claim(bench):
@@ -162,6 +170,7 @@ CASES = {
     "settle": [settle_delivered, settle_failed, settle_gone],
     "redeliver": [redeliver],
     "admit": [admit],
+    "recall": [recall],
     "claim": [claim, take_over, claim_expired],
     "publish": [publish_result, publish_error],
     "requeue": [requeue, requeue_last],
@@ -176,7 +185,7 @@ CASES = {
     "enrol": [enrol],
     "enter": [enter],
 }
-READS = ("admit", "page", "places", "order")  # the case of `admit` has been run already
+READS = ("admit", "recall", "page", "places", "order")  # the case of `admit` has been run already
 PAIRS = [(name, setup) for name, setups in CASES.items() for setup in setups]
 
 

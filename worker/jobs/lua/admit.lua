@@ -18,29 +18,12 @@ local idem_key = IDEMPOTENCY .. tenant .. ':' .. idem
 local fp_key = FINGERPRINT .. tenant .. ':' .. fp
 local active, index = TENANT .. tenant .. TENANT_ACTIVE, TENANT .. tenant .. TENANT_JOBS
 
-local function usable(known)
-  return redis.call('HEXISTS', JOB .. known, 'params') == 1 and field(known, 'deleted') ~= '1'
-end
-
 if redis.call('EXISTS', JOB .. id) == 1 then
   return { 'created', id }
 end
-if idem ~= '' then
-  local known = redis.call('GET', idem_key)
-  if known then
-    local known_id, known_fp = string.match(known, '^(%S+) (.*)$')
-    if known_fp ~= fp then
-      return { 'conflict', known_id }
-    end
-    if usable(known_id) then
-      return { 'replay', known_id }
-    end
-  end
-elseif retry == '1' then
-  local known = redis.call('GET', fp_key)
-  if known and usable(known) then
-    return { 'replay', known }
-  end
+local known = recall(tenant, fp, idem, retry)
+if known then
+  return known
 end
 if redis.call('SCARD', active) >= active_cap then
   return { 'tenant_full', id, active_cap }

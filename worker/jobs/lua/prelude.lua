@@ -169,6 +169,31 @@ local function join(id, front)
   redis.call('LTRIM', BELL .. queue, -MAX_RINGS, -1)
 end
 
+-- The job that an earlier submission made: {replay | conflict, id}, or nil.
+local function recall(tenant, fp, idem, retry)
+  local function usable(known)
+    return redis.call('HEXISTS', JOB .. known, 'params') == 1 and field(known, 'deleted') ~= '1'
+  end
+  if idem ~= '' then
+    local known = redis.call('GET', IDEMPOTENCY .. tenant .. ':' .. idem)
+    if known then
+      local known_id, known_fp = string.match(known, '^(%S+) (.*)$')
+      if known_fp ~= fp then
+        return { 'conflict', known_id }
+      end
+      if usable(known_id) then
+        return { 'replay', known_id }
+      end
+    end
+  elseif retry == '1' then
+    local known = redis.call('GET', FINGERPRINT .. tenant .. ':' .. fp)
+    if known and usable(known) then
+      return { 'replay', known }
+    end
+  end
+  return nil
+end
+
 -- A tenant's own limit, or what holds for everybody.
 local function limit_of(tenant, name, default)
   return tonumber(redis.call('HGET', TENANT .. tenant .. TENANT_LIMITS, name) or default)
