@@ -6,6 +6,7 @@ unless jobs ahead of it were cancelled, failed or given back since: then the pic
 """
 
 import heapq
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 
 FRESH_S = 1.0
-EFFORT = 0.1  # of the time at most goes into pictures, however often something is upset
+EFFORT = 0.1  # of the time at most goes into retaking pictures, however often something is upset
 UP = ("idle", "busy")  # states of a worker that takes jobs
 
 
@@ -34,6 +35,7 @@ class Picture:
     workers: tuple[WorkerInfo, ...] = ()  # those that take jobs
     upsets: int = 0  # that it knows of
     took_s: float = 0.0
+    retaken_at: float = -math.inf  # when one was last taken because of an upset
     free: list[tuple[float, int]] = field(default_factory=list)  # heap: when, which worker
     ends: dict[str, float] = field(default_factory=dict)  # of waiting jobs
     requests: dict[str, VideoRequest] = field(default_factory=dict)  # of the same
@@ -125,7 +127,7 @@ class Outlook:
 
     def _undisturbed(self, picture: Picture, model: str) -> Picture:
         """The picture, or a new one if jobs in it have stopped before their time."""
-        if time.monotonic() - picture.at < picture.took_s / EFFORT:
+        if time.monotonic() - picture.retaken_at < picture.took_s / EFFORT:
             return picture
         with suppress(RedisError):
             if self._store.upsets(model) != picture.upsets:
@@ -142,6 +144,10 @@ class Outlook:
                 return known  # another thread has just taken it
             picture = self._take(model, known.requests if known else {})
             picture.took_s = time.monotonic() - picture.at
+            if than is not None:
+                picture.retaken_at = picture.at
+            elif known is not None:
+                picture.retaken_at = known.retaken_at
             self._pictures[model] = picture
             return picture
 

@@ -153,11 +153,14 @@ def test_a_storm_of_cancels_costs_no_storm_of_pictures(
     staff("w")
     job = store.submit(make_submission()).job
     outlook.eta_s(job)
-    picture = outlook._pictures["pocket"]
-    picture.took_s = 60.0  # of a very long queue
-    store.cancel(job.id, job.tenant)
-    outlook.eta_s(store.submit(make_submission()).job)
-    assert outlook._pictures["pocket"] is picture
+    pictures = []
+    for _ in range(5):
+        store.cancel(job.id, job.tenant)
+        job = store.submit(make_submission()).job
+        outlook.eta_s(job)
+        pictures.append(outlook._pictures["pocket"])
+        pictures[-1].took_s = 60.0  # of a very long queue
+    assert all(picture is pictures[0] for picture in pictures)
 
 
 def test_a_job_between_the_queue_and_its_worker_is_not_overlooked(
