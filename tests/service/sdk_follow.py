@@ -1,6 +1,6 @@
 """Streams a job's events with whichever OpenAI SDK is on the path; run in a subprocess.
 
-Prints a JSON list of what the SDK's own stream yielded, after a resume half way.
+Prints as JSON what the SDK's own stream yielded, after a resume half way.
 """
 
 import json
@@ -29,7 +29,7 @@ def main(video_id, after):
     client = openai.OpenAI()
     whole = list(stream(client, video_id))
     rest = list(stream(client, video_id, after))
-    sys.stdout.write(json.dumps({"whole": whole, "rest": rest}))
+    sys.stdout.write(json.dumps({"whole": whole, "rest": rest, "version": openai.__version__}))
 
 
 if __name__ == "__main__":

@@ -14,18 +14,26 @@ warnings.simplefilter("ignore")
 PROMPT = "a red fox walks to the left"
 
 
-def main(video_id, clip):
-    """Every call of the SDK that has a path of its own, with a file and with an id."""
-    client = openai.OpenAI()
-    videos = client.videos
+def lengthen_and_edit(videos, video_id, clip):
+    """By a file and by an id, with those SDKs that have the calls."""
     by_id = {"video": openai.omit, "extra_body": {"video": {"id": video_id}}}
-    made = {"remix": videos.remix(video_id, prompt="a blue fox")}
+    made = {}
     with open(clip, "rb") as file:
         made["extend by file"] = videos.extend(prompt=PROMPT, seconds="1", video=file)
     with open(clip, "rb") as file:
         made["edit by file"] = videos.edit(prompt=PROMPT, video=file)
     made["extend by id"] = videos.extend(prompt=PROMPT, seconds="1", **by_id)
     made["edit by id"] = videos.edit(prompt=PROMPT, **by_id)
+    return made
+
+
+def main(video_id, clip):
+    """Every call of the SDK that has a path of its own."""
+    client = openai.OpenAI()
+    videos = client.videos
+    made = {"remix": videos.remix(video_id, prompt="a blue fox")}
+    if hasattr(videos, "extend"):
+        made |= lengthen_and_edit(videos, video_id, clip)
     report = {name: video.model_dump(warnings=False) for name, video in made.items()}
     report["upscale"] = client.post(
         f"/videos/{video_id}/upscale", body={"upscale_factor": 2}, cast_to=object

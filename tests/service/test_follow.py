@@ -1,12 +1,8 @@
 """Following a job: events that can be cut anywhere and resumed, and answers that wait."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +10,6 @@ import pytest
 from worker.jobs import keys
 from worker.jobs.contract import ErrorCode, JobError
 
-SDK_FOLLOW = Path(__file__).with_name("sdk_follow.py")
 PROMPT = "a red fox walks to the left"
 
 
@@ -298,30 +293,15 @@ def test_waiting_clients_hold_no_thread(client, hand):
         assert not thread.is_alive()
 
 
-def test_the_sdks_stream_reads_it_to_the_end_and_resumes(serving, hand, sdk, tmp_path):
+def test_the_sdks_stream_reads_it_to_the_end_and_resumes(serving, hand, sdk):
     api = serving(keep_alive_s=0.05)  # keep-alives between all events
     with api.client() as client:
         job_id = order(client)
         first = follow_first(client, job_id)
     play = threading.Timer(3.0, lambda: hand.fail(job_id, ErrorCode.OUT_OF_MEMORY, "too large"))
     play.start()
-    done = subprocess.run(
-        [sys.executable, str(SDK_FOLLOW), job_id, first],
-        env={
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(sdk),
-            "OPENAI_BASE_URL": f"{api.url}/v1",
-            "OPENAI_API_KEY": "any",
-        },
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    report = sdk.drive("follow", job_id, first, url=api.url)
     play.join()
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads(done.stdout)
     kinds = [event["type"] for event in report["whole"]]
     assert kinds == ["video.queued", "video.in_progress", "video.failed"]
     assert report["whole"][-1]["video"]["error"]["code"] == "out_of_memory"
