@@ -26,6 +26,7 @@ FRAME_KINDS = frozenset({"image", "first_last_frame", "edit"})
 VIDEO_KINDS = frozenset({"extend", "interpolate", "upscale", "edit"})
 REFERENCE_KINDS = frozenset({"reference", "edit", "story"})
 INPUT_KINDS = frozenset({"image", "reference", "first_last_frame", "edit"})
+FILM_KINDS = frozenset({"text", "image", "reference", "first_last_frame"})  # of one clip each
 GIVEN_KINDS = frozenset({"image", "first_last_frame", "extend", "story", "edit"})
 CROPPED = "Cropped around its centre to the aspect of `size`, then scaled to it."
 
@@ -193,36 +194,36 @@ RECONSTRUCTION_WEIGHT = Field(
 UPSCALE_FACTOR = Field(
     "upscale_factor",
     Integer(2, 8),
-    "How many times as wide and high; one of the model's factors.",
+    "How many times as wide and high as the clip, or as `size`; one of the model's factors.",
     ("upscaling_scale",),
-    frozenset({"upscale"}),
+    FILM_KINDS | {"upscale"},
 )
 TARGET_FPS = Field(
     "target_fps",
     Integer(1, 1000),
-    "Frames per second of the result, above the source's; range per model.",
+    "Frames per second of the result, above those of the source, or `fps`; range per model.",
     (),
-    frozenset({"interpolate"}),
+    FILM_KINDS | {"interpolate"},
 )
 INTERPOLATION_FACTOR = Field(
-    "frame_interpolation_factor", Integer(2, 4), "2 or 4.", (), frozenset({"interpolate"})
+    "frame_interpolation_factor", Integer(2, 4), "2 or 4.", (), FILM_KINDS | {"interpolate"}
 )
 INTERPOLATION_EXP = Field(
     "frame_interpolation_exp",
     Integer(1, 2),
     "Factor as a power of two.",
     (),
-    frozenset({"interpolate"}),
+    FILM_KINDS | {"interpolate"},
 )
 ENABLE_UPSCALING = Field(
-    "enable_upscaling", Flag(), "Upscale afterwards.", (), frozenset({"upscale"})
+    "enable_upscaling", Flag(), "Upscale afterwards.", (), FILM_KINDS | {"upscale"}
 )
 ENABLE_INTERPOLATION = Field(
     "enable_frame_interpolation",
     Flag(),
     "Interpolate afterwards.",
     (),
-    frozenset({"interpolate"}),
+    FILM_KINDS | {"interpolate"},
 )
 
 FIELDS: tuple[Field[Any], ...] = (

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from service import fields
 from service.cast import FindCharacter, nobody
 from service.errors import ModelNotFound, show
+from service.finishing import finish
 from service.forms import Tree
 from service.limits import resolve
 from service.media import Media, read_media
@@ -54,6 +55,7 @@ def read_order(
     wishes = sort_images(read_wishes(tree, lenient))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
+    wishes = finish(wishes, card, task_type, cards)
     card = card.for_kind(task_type)
     media = read_media(wishes, card, task_type, find_character)
     return Order(

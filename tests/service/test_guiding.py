@@ -103,6 +103,17 @@ def test_a_quality_says_how_many_steps_the_stages_have(client):
 
 
 REFUSED = [
+    ({"upscale_factor": 2}, "upscale_factor", ["one of 4", "2"]),
+    ({"upscale_factor": 4, "size": "128x128"}, "size", ["32x32", "128x128"]),
+    ({"target_fps": 25}, "target_fps", ["24", "25"]),
+    ({"target_fps": 24, "fps": 8}, "fps", ["6", "8"]),
+    (
+        {"target_fps": 24, "frame_interpolation_factor": 2},
+        "frame_interpolation_factor",
+        ["24", "12"],
+    ),
+    ({"model": "other", "enable_upscaling": True}, "enable_upscaling", ["other", "tiny, worded"]),
+    ({"model": "other", "target_fps": 24}, "target_fps", ["other", "tiny, worded"]),
     ({"quality": "best"}, "quality", ["standard, draft", "best"]),
     ({"quality": "draft", "num_inference_steps": 9}, "num_inference_steps", ["draft", "4", "9"]),
     ({"model": "other", "quality": "draft"}, "quality", ["draft"]),
@@ -131,6 +142,28 @@ REFUSED = [
         ["clip"],
     ),
 ]
+
+
+FINISHED = [
+    ({"upscale_factor": 4}, "128x128", 24),
+    ({"size": "32x32", "enable_upscaling": True, "upscaling_scale": 4}, "128x128", 24),
+    ({"size": "32x32", "enable_upscaling": True, "target_fps": 24}, "128x128", 24),
+    ({"size": "32x32", "target_fps": 24}, "32x32", 24),
+    ({"size": "32x32", "fps": 6, "frame_interpolation_factor": 4}, "32x32", 24),
+    ({"size": "32x32", "enable_frame_interpolation": True}, "32x32", 24),
+    ({"size": "32x32", "fps": 8, "upscale_factor": 4}, "128x128", 8),
+    ({"size": "32x32", "fps": 8, "upscale_factor": 4, "enable_upscaling": False}, "32x32", 8),
+]
+
+
+@pytest.mark.parametrize(("body", "size", "fps"), FINISHED)
+def test_post_processing_of_a_generation_is_its_size_and_rate(client, store, body, size, fps):
+    answer = send(client, body)
+    assert answer.status_code == 200, answer.text
+    video = answer.json()
+    assert (video["task_type"], video["size"], video["fps"]) == ("text", size, fps)
+    request = store.get(video["id"]).request
+    assert (request.upscale_factor, request.target_fps) == (None, None)
 
 
 @pytest.mark.parametrize(("body", "param", "says"), REFUSED)
