@@ -1,10 +1,10 @@
-"""The behavioural suite: the checkers prove themselves first, then the model's clips are scored.
+"""Scores of what the checkers read in clips, and the gates that the checkers must pass.
 
 On rendered clips of the very prompts, and on the same clips after the model's autoencoder, every
 checker must be at least 98 % right, or nothing is scored.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,9 @@ from models.evaluation.checker import SIDE, look, shows_motion
 from models.evaluation.gallery import SCENE_NAMES, Gallery
 from models.evaluation.prompts import MOTIONS, Prompt
 from models.evaluation.scores import Area, Score, area_under_curve, score
-from models.protocol import Frames, Task, VideoModel
+from models.protocol import Frames
 
 GATE = 0.98  # share of known clips that every checker must read right
-
-OnClip = Callable[[str, int, int], None]  # (what, done, of)
 
 
 class GateError(Exception):
@@ -62,17 +60,6 @@ def read(gallery: Gallery, frames: Frames, fps: float) -> Reading:
     )
 
 
-def read_all(
-    gallery: Gallery, clips: Iterable[Frames], fps: float, what: str, of: int, on_clip: OnClip
-) -> list[Reading]:
-    """Read clips one after the other, telling `on_clip` of each."""
-    readings = []
-    for done, frames in enumerate(clips, start=1):
-        readings.append(read(gallery, frames, fps))
-        on_clip(what, done, of)
-    return readings
-
-
 def measure(
     readings: Sequence[Reading], prompts: Sequence[Prompt], concepts: Sequence[str]
 ) -> Scores:
@@ -111,28 +98,3 @@ def check_gate(scores: Scores, what: str) -> None:
         value = getattr(scores, name).value
         if value < GATE:
             raise GateError(f"{name} is right on {value:.3f} of {what} clips, gate is {GATE}")
-
-
-def generated(model: VideoModel, prompts: Sequence[Prompt]) -> Iterator[Frames]:
-    """The model's clip of each prompt, with the card's defaults."""
-    for prompt in prompts:
-        yield model.generate(task_of(model, prompt), lambda step: None)
-
-
-def task_of(model: VideoModel, prompt: Prompt) -> Task:
-    """The task a bare request for this prompt would become."""
-    card = model.card
-    width, height = (int(side) for side in card.sizes[0].split("x"))
-    return Task(
-        task_type="text",
-        prompt=prompt.text,
-        negative_prompt="",
-        width=width,
-        height=height,
-        num_frames=card.default_frames,
-        fps=card.fps[0],
-        seed=prompt.seed,
-        num_inference_steps=round(card.steps.default),
-        guidance_scale=card.guidance.default,
-        sampler=card.samplers[0],
-    )

@@ -57,43 +57,19 @@ from models.evaluation.suite import (
 from models.evaluation.truth import round_trip, state_of, truths
 from models.training.captions import DIRECTIONS, caption
 from models.training.concepts import FIRST_EDITION
-from models.training.scenes import SCENES
-from models.training.sprites import Sprite, open_sheet, sheet_dir
-from models.training.world import FAST, SLOW, World, WorldConfig
+from models.training.sprites import open_sheet, sheet_dir
+from models.training.world import FAST, SLOW, World
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.config import AutoencoderConfig, read_config
+from tests.models.shapes import SHAPES, world_of_shapes
 
 FROZEN_SHA256 = "5c42ab556c5f4a85ae234e434ea91c4a404f6129ef89dae41d6087dbe8bd7b82"
-SHAPES = ("disc", "bar", "ring")
 FPS = 8
-
-
-class Shapes:
-    """Cut-outs drawn here: a white disc, a red bar, a dark ring."""
-
-    def __init__(self) -> None:
-        y, x = np.mgrid[0:48, 0:48] - 23.5
-        far = np.hypot(x, y)
-        inside = (far < 21, (abs(x) < 9) & (abs(y) < 22), (far < 22) & (far > 13))
-        colours = ((255, 255, 255), (230, 30, 30), (30, 10, 60))
-        self.halves = np.zeros((3, 48, 48, 4), np.uint8)
-        for picture, shape, colour in zip(self.halves, inside, colours, strict=True):
-            picture[shape] = (*colour, 255)
-        self.sprites = tuple(Sprite(name, "3d", row, 1) for row, name in enumerate(SHAPES))
-        self.by_concept = {name: [row] for row, name in enumerate(SHAPES)}
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    """Shapes before plain and shaded textures painted here; no package is needed."""
-    made = World.__new__(World)
-    made.sheet = Shapes()  # type: ignore[assignment]
-    made.config = WorldConfig(SHAPES, direction_share=0.8, still_share=0.2)
-    generator = torch.Generator().manual_seed(0)
-    colours = torch.randint(40, 200, (len(SCENES), 24, 3, 1, 1), generator=generator)
-    slope = torch.linspace(-30, 30, 96)[:, None]
-    made.bank = (colours + slope).expand(-1, -1, -1, -1, 160).clamp(0, 255).byte()
-    return made
+    return world_of_shapes()
 
 
 def prompt(motion: str, concept: str = "disc", scene: str = "sky", seed: int = 0) -> Prompt:
