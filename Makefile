@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format up
+.PHONY: help setup demo test fuzz check format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
 	@echo "make up      queue server, workers and API on http://127.0.0.1:8000"
 	@echo "make test    the whole test suite"
+	@echo "make fuzz    thousands of calls that the API's own document allows or forbids: reports/fuzz.json"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make setup   only create $(VENV) and install into it"
@@ -29,6 +30,10 @@ up: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)
+	PRAXINO_FUZZ_EXAMPLES=5000 PRAXINO_LIVES=200 $(BIN)/python -m pytest \
+		tests/service/test_conformance.py tests/service/test_lives.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -64,8 +64,10 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
     )
     app.state.services = services
     static = (capabilities, characters, remakes)  # before paths with an id in the same place
-    for routes in (*static, videos, events, listing, content, files, health):
-        app.include_router(routes.router)
+    parts = (*static, videos, events, listing, content, files, health)
+    for part in parts:
+        app.include_router(part.router)
+    app.state.routes = tuple(route for part in parts for route in part.router.routes)
     for kind in (
         StorageFault,
         ApiError,

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
@@ -113,6 +113,12 @@ def summarise(
             "load_average": round(os.getloadavg()[0], 2),
         },
     }
+
+
+def merged(known: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier report with fresh figures in place of the same ones; the others stay."""
+    details = {**known.get("details", {}), **fresh.get("details", {})}
+    return {**known, **fresh, "details": details}
 
 
 def in_ms(seconds: float) -> float:

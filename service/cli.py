@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,19 +178,33 @@ def bench(
     json_path: JsonPath = Path("reports/bench.json"),
     rounds: Annotated[int, typer.Option(min=1, help="Jobs in turn with the bare model.")] = 9,
     cancels: Annotated[int, typer.Option(min=1, help="Jobs cancelled while they run.")] = 20,
-    rate: Annotated[int, typer.Option(min=1, help="Submissions a second.")] = 100,
-    duration: Annotated[float, typer.Option(min=1, help="Seconds of submissions.")] = 10.0,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Calls a second. [100; with --load 200]")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=1, help="Seconds of calls. [10; with --load 60]")
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Only mixed reads and writes; other figures stay.")
+    ] = False,
 ) -> None:
     """Measure what the service adds to the bare model, on a service of its own."""
-    from service.bench import measure
+    from service.bench import measure, merged
+    from service.traffic import measure_mixed
 
     with plain_errors():
-        report = measure(rounds, cancels, rate, duration, lambda text: typer.echo(text, err=True))
+        note = partial(typer.echo, err=True)
+        if load:
+            report = dict(measure_mixed(rate or 200, duration or 60.0, note))
+        else:
+            report = dict(measure(rounds, cancels, rate or 100, duration or 10.0, note))
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        for name in ("overhead_ms", "submit_p99_ms", "cancel_p95_over_step_ms"):
-            typer.echo(f"{name:>24} {report[name]:8.1f}")
-        typer.echo(f"{'eta_median_error':>24} {report['eta_median_error']:8.3f}")
+        known = json_path.read_text(encoding="utf-8") if json_path.exists() else "{}"
+        both = merged(json.loads(known), report)
+        json_path.write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+        for name, figure in report.items():
+            if name != "details":
+                typer.echo(f"{name:>24} {figure:10.3f}")
 
 
 @app.command()

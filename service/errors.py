@@ -408,6 +408,8 @@ def from_validation(error: RequestValidationError) -> ApiError:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """The one handler: any exception as the envelope, or as RFC 9457 for who asks for that."""
     found = as_api_error(error)
+    if isinstance(found, MethodNotAllowed):
+        found.headers.update(allowed(request))
     if "application/problem+json" in request.headers.get("accept", ""):
         return JSONResponse(
             {
@@ -424,3 +426,12 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
         )
     body = ErrorBody(message=found.message, type=found.type, param=found.param, code=found.code)
     return JSONResponse(ErrorEnvelope(error=body).model_dump(), found.status, found.headers)
+
+
+def allowed(request: Request) -> dict[str, str]:
+    """`Allow`: all that the path takes. The framework names the methods of one route alone."""
+    taken = set[str]()
+    for route in request.app.state.routes:
+        if route.path_regex.match(request.url.path):
+            taken |= route.methods
+    return {"Allow": ", ".join(sorted(taken))} if taken else {}

@@ -7,7 +7,13 @@ import math
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -54,6 +60,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(StoreCollector(store, tuple(models), outbox))
+        ProcessCollector(registry=self.registry)  # memory, processor time, files, by standard names
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Note one answered request; `route` is the template, never the path itself."""

@@ -17,20 +17,31 @@ CONNECTIONS = 16
 WARM_UP = 2 * CONNECTIONS
 
 
-@dataclass(frozen=True)
+@dataclass
 class Connection:
     """One kept connection."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def post(self, path: str, host: str, body: bytes) -> tuple[int, bytes]:
-        """Send JSON; returns status and body of the answer."""
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        self.writer.write(head.encode("ascii") + body)
+    async def renew(self, host: str) -> None:
+        """Connect anew, after a broken answer. raises OSError"""
+        self.writer.close()
+        self.reader, self.writer = await open_connection(host)
+
+    async def ask(
+        self, method: str, path: str, host: str, body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        """Send a call, with JSON if it has a body; returns status and body of the answer.
+
+        raises OSError, EOFError if the connection breaks, ValueError for an answer without length
+        """
+        if self.reader.at_eof():  # the server closes connections that rest too long
+            await self.renew(host)
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+        if body is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode("ascii") + (body or b""))
         answer = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(answer.partition("content-length:")[2].split("\r\n", 1)[0])
         return int(answer.split(" ", 2)[1]), await self.reader.readexactly(length)
@@ -60,7 +71,7 @@ async def submit(
     body = json.dumps({"prompt": prompt, "seed": seed}).encode("utf-8")
     await asyncio.sleep(planned - loop.time())
     connection = await free.get()
-    status, answer = await connection.post("/v1/videos", urlsplit(url).netloc, body)
+    status, answer = await connection.ask("POST", "/v1/videos", urlsplit(url).netloc, body)
     waited_s = loop.time() - planned
     free.put_nowait(connection)
     if status != 200:
@@ -71,12 +82,9 @@ async def submit(
 @contextlib.asynccontextmanager
 async def connections(url: str) -> AsyncIterator[asyncio.Queue[Connection]]:
     """Open connections to the service, free for use; closed when the block ends."""
-    parts = urlsplit(url)
     free: asyncio.Queue[Connection] = asyncio.Queue()
-    opened = [
-        Connection(*await asyncio.open_connection(parts.hostname, parts.port))
-        for _ in range(CONNECTIONS)
-    ]
+    host = urlsplit(url).netloc
+    opened = [Connection(*await open_connection(host)) for _ in range(CONNECTIONS)]
     for connection in opened:
         free.put_nowait(connection)
     try:
@@ -87,3 +95,9 @@ async def connections(url: str) -> AsyncIterator[asyncio.Queue[Connection]]:
         for connection in opened:
             with contextlib.suppress(OSError):
                 await connection.writer.wait_closed()
+
+
+async def open_connection(host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a `host:port`. raises OSError"""
+    parts = urlsplit(f"//{host}")
+    return await asyncio.open_connection(parts.hostname, parts.port)
