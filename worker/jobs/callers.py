@@ -24,7 +24,7 @@ from worker.jobs.outcomes import (
     Quota,
     RateLimited,
 )
-from worker.jobs.scripts import run
+from worker.jobs.scripts import Scripts
 
 KEY_START = "praxino_"  # so that secret scanners can tell what they have found
 KEY_BYTES = 32
@@ -65,6 +65,7 @@ class CallerBook:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._scripts = Scripts(redis)
 
     def enter(
         self, key: str | None, tenant: str | None, anonymous: str | None, default_rate: int
@@ -79,8 +80,7 @@ class CallerBook:
         raises        CallerRefused, RateLimited
         """
         given = digest(key) if key and not tenant else ""
-        answer = run(
-            self._redis,
+        answer = self._scripts.call(
             "enter",
             given,
             tenant or "",
@@ -106,7 +106,7 @@ class CallerBook:
             if not TENANT.fullmatch(value):
                 raise ValueError(f"the {what} {value!r} of a key does not match {TENANT.pattern}")
         key = KEY_START + secrets.token_urlsafe(KEY_BYTES)
-        outcome = run(self._redis, "enrol", name, digest(key), tenant, int(may_prioritise))
+        outcome = self._scripts.call("enrol", name, digest(key), tenant, int(may_prioritise))
         if outcome == "taken":
             raise KeyTaken(name)
         return key

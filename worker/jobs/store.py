@@ -36,7 +36,7 @@ from worker.jobs.scripts import Scripts
 from worker.jobs.settings import JobSettings
 from worker.jobs.tally import Tally, read_tally
 
-CHUNK = 100  # rows read at once while listing
+CHUNK = 100  # rows read at once while looking for more
 
 Ids = list[str]
 Jobs = list[Job]
@@ -121,13 +121,16 @@ class JobStore:
         def wanted(found: row.Row) -> bool:
             return row.has_fields(found, asked) and row.has_metadata(found, metadata or {})
 
-        ids = self._ids(tenant, after, descending)
+        # Without a filter, one more than the page tells whether there is another.
+        count = CHUNK if asked or metadata else min(limit + 1, CHUNK)
+        ids = self._ids(tenant, after, count, descending)
         if ids is None:
             raise JobNotFound(after or "")
-        jobs: Jobs = []
-        while ids and len(jobs) <= limit:
+        jobs = self._jobs(ids, tenant, wanted=wanted)
+        while ids and len(ids) == count and len(jobs) <= limit:
+            count = CHUNK
+            ids = self._ids(tenant, ids[-1], count, descending) or []
             jobs += self._jobs(ids, tenant, wanted=wanted)
-            ids = self._ids(tenant, ids[-1], descending)
         return Page(tuple(jobs[:limit]), has_more=len(jobs) > limit)
 
     def cancel(self, job_id: str, tenant: str) -> CancelOutcome:
@@ -303,8 +306,8 @@ class JobStore:
     def _row(self, job_id: str) -> dict[str, str]:
         return row.decode(cast("dict[bytes, bytes]", self.redis.hgetall(keys.job(job_id))))
 
-    def _ids(self, tenant: str, after: str | None, descending: bool) -> Ids | None:
-        found = self._scripts.call("page", tenant, after or "", CHUNK, int(descending))
+    def _ids(self, tenant: str, after: str | None, count: int, descending: bool) -> Ids | None:
+        found = self._scripts.call("page", tenant, after or "", count, int(descending))
         return cast("Ids | None", found)
 
     def _jobs(
