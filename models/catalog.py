@@ -28,6 +28,8 @@ STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, eac
 
 UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes alone
 
+MAX_HEADER_BYTES = 2**24  # of an adapter file
+
 MODELS_DIR = Path(__file__).parent
 
 
@@ -151,6 +153,15 @@ class CascadeRule:
 
 
 @dataclass(frozen=True)
+class AdapterCard:
+    """A personal subject that a model was taught besides, in a file of the folder `adapters`."""
+
+    id: str
+    word: str  # the rare word that calls it in prompts
+    kind: str  # what it is
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """One model's declared abilities and limits, as served by `GET /v1/videos/models`."""
 
@@ -175,6 +186,7 @@ class ModelCard:
     cost: CostCurve = CostCurve()
     inputs: InputLimits = InputLimits()
     cascade: CascadeRule | None = None  # None: what the base makes is all there is
+    adapters: tuple[AdapterCard, ...] = ()  # those in the folder beside the card
 
     def for_kind(self, task_type: str) -> "ModelCard":
         """The card of one kind of job: films of several clips are made without stages, and clips
@@ -238,6 +250,7 @@ def read_card(path: Path) -> ModelCard:
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
                 "cascade": read_cascade(fields.get("cascade")),
+                "adapters": tuple(map(read_adapter_card, adapter_paths(path.parent))),
             }
         )
     except (KeyError, TypeError) as error:
@@ -255,6 +268,26 @@ def read_cascade(fields: dict[str, Any] | None) -> CascadeRule | None:
     parts = {name: tuple(fields.get(name, ())) for name in ("sizes", "fps")}
     qualities = tuple(Quality(**quality) for quality in fields.get("qualities", ()))
     return CascadeRule(**fields | parts | {"qualities": qualities})
+
+
+def adapter_paths(folder: Path) -> list[Path]:
+    """The adapter files of a preset, in name order."""
+    return sorted((folder / "adapters").glob("*.safetensors"))
+
+
+def read_adapter_card(path: Path) -> AdapterCard:
+    """What an adapter file says about itself: a safetensors header, a length and JSON.
+
+    raises ValueError if it is none
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+        meta = header["__metadata__"]
+        return AdapterCard(path.stem, str(meta["word"]), str(meta["kind"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not an adapter: {error}") from error
 
 
 def has_stage(folder: Path, name: str) -> bool:

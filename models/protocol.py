@@ -84,6 +84,8 @@ class Task:
     context_guidance: float = 1.5  # 1..4, 1 is unguided
     reconstruction_weight: float | None = None  # given frames pull by gradient, untrained
     quality: str | None = None  # one of the card's; None is its first
+    adapter: str | None = None  # one of the card's
+    adapter_scale: float = 1.0  # 0..2, 0 is the base itself
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,14 @@ class InputRanges(Shape):
     target_fps: Range
 
 
+class Adapter(Shape):
+    """A personal subject that a model was taught besides."""
+
+    id: str
+    word: str
+    kind: str
+
+
 class VideoModel(Model):
     """A model's declared abilities and limits, and how ready it is."""
 
@@ -82,6 +90,7 @@ class VideoModel(Model):
     guidance_scale: Range
     samplers: list[str]
     qualities: list[str]
+    adapters: list[Adapter]
     max_prompt_chars: int
     inputs: InputRanges
     resumable: bool
@@ -176,6 +185,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         guidance_scale=to_range(card.guidance),
         samplers=list(card.samplers),
         qualities=[quality.name for quality in card.cascade.qualities] if card.cascade else [],
+        adapters=[Adapter(**vars(adapter)) for adapter in card.adapters],
         max_prompt_chars=card.max_prompt_chars,
         inputs=to_inputs(card.inputs),
         resumable=card.resumable,

@@ -71,6 +71,20 @@ GUIDANCE_SCHEDULE = Field(
     Choice(("constant", "oscillating", "linear")),
     "Guidance over steps (`oscillating`, not with sampler dpmpp_2m) or frames (`linear`).",
 )
+ADAPTER = Field(
+    "adapter",
+    Text(200),
+    "Personal subject that the film may show; one of the model's `adapters`.",
+    (),
+    FILM_KINDS | {"extend", "story", "edit"},
+)
+ADAPTER_SCALE = Field(
+    "adapter_scale",
+    Number(0, 2),
+    "How far `adapter` changes the model: 0 not at all, 1 as it was trained; 1 if absent.",
+    (),
+    FILM_KINDS | {"extend", "story", "edit"},
+)
 METADATA = Field("metadata", Pairs(16, 64, 512), "Up to 16 pairs of strings, given back as sent.")
 USER = Field("user", Text(256), "Your end user, given back as sent.")
 CALLBACK_URL = Field(
@@ -246,6 +260,8 @@ FIELDS: tuple[Field[Any], ...] = (
     QUALITY,
     GUIDANCE_RESCALE,
     GUIDANCE_SCHEDULE,
+    ADAPTER,
+    ADAPTER_SCALE,
     METADATA,
     USER,
     CALLBACK_URL,

@@ -60,6 +60,34 @@ def resolve_quality(wishes: Wishes, card: ModelCard) -> Quality | None:
     raise refuse("quality", f"one of {names}" if known else "absent: there is one only", asked)
 
 
+def resolve_adapter(
+    wishes: Wishes, card: ModelCard, quality: Quality | None, staged: bool
+) -> dict[str, Any]:
+    """The personal subject as fields of the request.
+
+    raises InvalidValue naming those there are, IncompatibleInputs
+    """
+    name, scale = wishes.get(fields.ADAPTER), wishes.get(fields.ADAPTER_SCALE)
+    if name is None:
+        if scale is not None:
+            raise IncompatibleInputs("adapter_scale: there is no adapter", "adapter_scale")
+        return {}
+    check_adapter(name, card)
+    if staged and quality is not None and quality.distilled:
+        raise IncompatibleInputs(
+            f"adapter: changes the base, and quality {quality.name} draws without it", "adapter"
+        )
+    return {"adapter": name, "adapter_scale": 1.0 if scale is None else scale}
+
+
+def check_adapter(name: str | None, card: ModelCard) -> None:
+    """raises InvalidValue naming those there are"""
+    known = [adapter.id for adapter in card.adapters]
+    if name is not None and name not in known:
+        wanted = f"one of {', '.join(known)}" if known else f"absent: {card.id} has none"
+        raise refuse(fields.ADAPTER.name, wanted, name)
+
+
 def resolve_steps(wishes: Wishes, card: ModelCard, quality: Quality | None, staged: bool) -> int:
     """Denoising steps of the base; a quality may fix them for films that go through stages."""
     asked, span = wishes.get(fields.STEPS), card.steps

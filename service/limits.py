@@ -12,6 +12,7 @@ from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
 from service.guiding import (
     PER_FILM,
     check_stages,
+    resolve_adapter,
     resolve_guiding,
     resolve_quality,
     resolve_steps,
@@ -64,6 +65,7 @@ def resolve(
         sampler=sampler,
         quality=quality and quality.name,
         **resolve_guiding(wishes, card, sampler),
+        **resolve_adapter(wishes, card, quality, staged),
         first_frame_strength=within(
             wishes.get(fields.FIRST_FRAME_STRENGTH),
             limits.first_frame_strength,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from service import fields
 from service.errors import InvalidValue, MissingParameter, UnknownParameter, show
 from service.forms import Tree
+from service.guiding import check_adapter
 from service.intake import Order, find_card, fingerprint
 from service.limits import resolve_prompt
 from service.media import Media
@@ -163,6 +164,7 @@ def read_remix(call: Call, path: str, source: Job, tree: Tree) -> Order:
     card = find_card(model, services.cards, services.settings.default_model)
     if request.task_type not in offered(card):
         raise unsupported(card, services.cards, frozenset({request.task_type}), "video_id")
+    check_adapter(request.adapter, card)
     prompt = resolve_prompt(wishes, card, request.task_type)
     return Order(
         request=request.model_copy(

@@ -88,6 +88,8 @@ class Video(Shape):
     context_frames: int | None
     context_guidance: float | None
     reconstruction_weight: float | None
+    adapter: str | None
+    adapter_scale: float | None
     last_frame_is_sketch: bool
     first_frame_strength: float | None
     last_frame_strength: float | None
@@ -161,6 +163,8 @@ def to_video(job: Job, links: Links) -> Video:
         guidance_rescale=request.guidance_rescale,
         guidance_schedule=request.guidance_schedule,
         reconstruction_weight=request.reconstruction_weight,
+        adapter=request.adapter,
+        adapter_scale=request.adapter_scale if request.adapter else None,
         last_frame_is_sketch=request.last_frame_is_sketch,
         **to_inputs(request),
         shots=to_shots(job),

@@ -25,7 +25,8 @@ PLAIN = (
     "task_type prompt negative_prompt width height num_frames fps seed num_inference_steps "
     "guidance_scale sampler first_frame_strength last_frame_strength reference_strength "
     "extend_before upscale_factor target_fps last_frame_is_sketch quality guidance_rescale "
-    "guidance_schedule context_frames context_guidance reconstruction_weight"
+    "guidance_schedule context_frames context_guidance reconstruction_weight "
+    "adapter adapter_scale"
 ).split()
 
 

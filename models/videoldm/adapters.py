@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.catalog import adapter_paths
 from models.videoldm.unet import UNet
 
 MAX_SCALE = 2.0  # beyond it pictures fall apart
@@ -62,8 +63,13 @@ def adaptable(unet: UNet) -> dict[str, nn.Parameter]:
 
 def fingerprint(unet: UNet) -> str:
     """sha256 over every weight's name and bytes: the base that an adapter belongs to."""
+    return fingerprint_of(unet.state_dict())
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """The same of weights by name, whichever dtype the network computes in."""
     total = hashlib.sha256()
-    for name, value in sorted(unet.state_dict().items()):
+    for name, value in sorted(weights.items()):
         total.update(name.encode())
         halves = value.detach().cpu().half().flatten()  # as a preset's file stores them
         total.update(halves.view(torch.uint8).numpy().data)
@@ -96,6 +102,16 @@ def read_adapter(path: Path, unet: UNet, base_sha256: str | None = None) -> Adap
     if base != own:
         raise AdapterError(f"{path.name}: made for base {base[:12]}, this one is {own[:12]}")
     return Adapter(word, kind, base, _layers(path, tensors, adaptable(unet)))
+
+
+def load_adapters(folder: Path, unet: UNet) -> dict[str, Adapter]:
+    """The adapters of a preset by name.
+
+    raises AdapterError for one that is damaged, or of another base than the one that lies there
+    """
+    paths = adapter_paths(folder)
+    base = fingerprint_of(load_file(folder / "unet.safetensors")) if paths else None
+    return {path.stem: read_adapter(path, unet, base) for path in paths}
 
 
 @contextmanager

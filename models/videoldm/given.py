@@ -5,7 +5,7 @@ is handed over as latents, since decoding and encoding again would lose a little
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,9 +83,31 @@ def words_only(preset: Preset, task: Task, prompt: str, frames: int) -> Conditio
     """Conditions of a clip of so many frames, made from the prompt alone."""
     config = preset.config.autoencoder
     shape = (config.latent_channels, task.height // config.factor, task.width // config.factor)
+    adapter = preset.adapters.get(task.adapter or "")
+    if adapter is not None and task.adapter_scale > 0:
+        return _personal(preset, task, adapter.prompts(prompt), frames, shape)
     vectors, mask = preset.text([prompt])
     times = frame_times(frames, task.fps).to(vectors.device)
     return text_only(vectors, mask, times, float(task.fps), shape)
+
+
+def _personal(
+    preset: Preset,
+    task: Task,
+    prompts: tuple[str, str],
+    frames: int,
+    shape: tuple[int, int, int],
+) -> Conditions:
+    """Conditions whose spatial and temporal layers read different words.
+
+    prompts  for spatial and for temporal layers, the latter no longer than the former
+    """
+    vectors, masks = preset.text(list(prompts))
+    times = frame_times(frames, task.fps).to(vectors.device)
+    told = text_only(vectors[:1], masks[:1], times, float(task.fps), shape)
+    # One mask serves both: what the shorter prompt lacks is its last token again.
+    last = vectors[1:, masks[1].sum() - 1, None]
+    return replace(told, text_t=torch.where(masks[1:, :, None], vectors[1:], last))
 
 
 def _with_context(told: Conditions, context: Tensor, at_the_end: bool) -> Conditions:

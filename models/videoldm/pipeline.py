@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.catalog import ModelCard, read_card
 from models.protocol import Frames, OnStep, Step, Task
+from models.videoldm.adapters import adapted
 from models.videoldm.branches import Known, tell, untold
 from models.videoldm.conditioning import MAX_CONTEXT, last_frame_steps
 from models.videoldm.denoising import Course, denoise_clip
@@ -136,6 +137,18 @@ class VideoLDM:
 
         beside  latents of the film next to it, from which its context is taken
         """
+        adapter = self.preset.adapters.get(task.adapter or "")
+        with adapted(self.preset.unet, adapter, task.adapter_scale):
+            return self._drawn(task, segment, beside, source, reports)
+
+    def _drawn(
+        self,
+        task: Task,
+        segment: Segment,
+        beside: Tensor | None,
+        source: Frames,
+        reports: Reports,
+    ) -> Tensor:
         course = self._course(task, segment)
         given = self._given(task, segment, beside, source, course, reports)
         conditions = conditions_of(self.preset, task, segment, given)

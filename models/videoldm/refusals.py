@@ -58,6 +58,9 @@ def _settings(task: Task, card: ModelCard) -> Iterator[Refusal]:
     yield task.fps in card.fps, f"{task.fps} frames per second: {list(card.fps)}"
     yield card.steps.allows(task.num_inference_steps), f"{task.num_inference_steps} steps"
     yield card.guidance.allows(task.guidance_scale), f"guidance scale {task.guidance_scale}"
+    known = [adapter.id for adapter in card.adapters]
+    yield task.adapter is None or task.adapter in known, f"adapter {task.adapter!r}: {known}"
+    yield 0 <= task.adapter_scale <= 2, f"adapter scale {task.adapter_scale}: within 0..2"
     yield task.sampler in card.samplers, f"sampler {task.sampler!r}: {list(card.samplers)}"
 
 

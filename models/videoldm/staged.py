@@ -66,6 +66,8 @@ class StagedLDM:
     def _keys(self, keys: Task, quality: Quality, on_step: OnStep) -> Tensor:
         """Latents (1, c, k, h, w) of the key frames."""
         student = self.base.preset.stages.student
+        if quality.distilled and keys.adapter is not None:
+            raise ValueError(f"quality {quality.name!r} with an adapter, which changes the base")
         if quality.distilled and student is not None and keys.task_type == "text":
             return drawn_in_few_steps(self.base, student, keys, on_step)
         return self.base.latents(keys, on_step)

@@ -6,7 +6,8 @@ computed in the dtype asked for. Nothing is unpickled.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models.catalog import STAGES, has_stage
+from models.videoldm.adapters import Adapter, AdapterError, load_adapters
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.config import (
     InterpolatorConfig,
@@ -62,6 +64,7 @@ class Preset:
     text: TextEncoder
     sha256: str  # over every weight file, in name order
     stages: Stages = Stages()
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)  # personal subjects by name
 
 
 def load_preset(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Preset:
@@ -85,7 +88,11 @@ def load_preset(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.fl
         raise WeightsError(f"{folder / 'tokenizer.json'}: {error}") from error
     text = TextEncoder(tokenizer, encoder, config.text.max_tokens)
     stages = load_stages(folder, config, device, dtype)
-    return Preset(config, autoencoder, unet, text, digest(folder), stages)
+    try:
+        adapters = load_adapters(folder, unet)
+    except AdapterError as error:
+        raise WeightsError(f"{folder / 'adapters'}: {error}") from error
+    return Preset(config, autoencoder, unet, text, digest(folder), stages, adapters)
 
 
 def load_stages(folder: Path, config: VideoLDMConfig, device: str, dtype: torch.dtype) -> Stages:

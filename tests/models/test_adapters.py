@@ -1,11 +1,14 @@
 """Laws of personal subjects: merged for one request, and gone after it, bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.catalog import AdapterCard, read_card
 from models.videoldm.adapters import (
     Adapter,
     AdapterError,
@@ -16,8 +19,11 @@ from models.videoldm.adapters import (
     write_adapter,
 )
 from models.videoldm.conditioning import frame_times, text_only
+from models.videoldm.pipeline import load_videoldm
 from models.videoldm.unet import UNet
-from tests.models.presets import TINY, stirred
+from models.videoldm.weights import WeightsError, load_preset
+from tests.models.presets import TINY, build_preset, stirred
+from tests.models.test_pipeline import TASK, silent
 
 
 @pytest.fixture
@@ -56,6 +62,43 @@ def test_an_adapter_changes_the_film_by_its_scale(unet: UNet) -> None:
         with adapted(unet, adapter(unet), scale):
             changes.append(float((made(unet) - base).abs().mean()))
     assert 0 < changes[0] < changes[1] < changes[2]
+
+
+def test_a_request_picks_its_subject_and_leaves_no_trace(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    folder = build_preset(tmp_path / "tiny")
+    base = load_preset(folder).unet
+    (folder / "adapters").mkdir()
+    write_adapter(adapter(base), folder / "adapters" / "rex.safetensors")
+    model = load_videoldm(folder, "cpu", torch.float32)
+    assert model.card.adapters == (AdapterCard("rex", "sks", "dog"),)
+    plain = replace(TASK, prompt="a sks runs", num_frames=8, num_inference_steps=2)
+    mine = replace(plain, adapter="rex")
+    before = model.generate(plain, silent)
+    film = model.generate(mine, silent)
+    assert not np.array_equal(film, before)
+    assert np.array_equal(model.generate(plain, silent), before)
+    assert np.array_equal(model.generate(replace(mine, adapter_scale=0.0), silent), before)
+    said = model.generate(replace(mine, prompt="a sks dog runs"), silent)
+    assert np.array_equal(said, film), "the kind is said for whoever leaves it out"
+    for bad in ({"adapter": "fido"}, {"adapter_scale": 2.5}):
+        with pytest.raises(ValueError, match=r"fido|2\.5"):
+            model.generate(replace(mine, **bad), silent)
+    write_adapter(
+        replace(adapter(base), base_sha256="0" * 64), folder / "adapters" / "a.safetensors"
+    )
+    with pytest.raises(WeightsError, match="made for base"):
+        load_preset(folder)
+    (folder / "adapters" / "a.safetensors").write_bytes(b"no adapter")
+    with pytest.raises(ValueError, match="not an adapter"):
+        read_card(folder / "card.json")
+
+
+def test_half_precision_serves_the_same_adapters(tmp_path: Path) -> None:
+    folder = build_preset(tmp_path / "tiny")
+    (folder / "adapters").mkdir()
+    write_adapter(adapter(load_preset(folder).unet), folder / "adapters" / "rex.safetensors")
+    assert set(load_preset(folder, dtype=torch.bfloat16).adapters) == {"rex"}
 
 
 def test_afterwards_the_base_is_itself_bit_for_bit(unet: UNet) -> None:

@@ -65,6 +65,8 @@ def test_create_answers_with_the_whole_video_object(client):
         "context_frames": None,
         "context_guidance": None,
         "reconstruction_weight": None,
+        "adapter": None,
+        "adapter_scale": None,
         "last_frame_is_sketch": False,
         "first_frame_strength": None,
         "last_frame_strength": None,

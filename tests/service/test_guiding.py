@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from models.catalog import TASKS, read_card
+from models.catalog import TASKS, AdapterCard, read_card
 from models.videoldm.config import read_config, write_config
 from models.videoldm.pipeline import load_videoldm
 from models.videoldm.staged import StagedLDM, staged
@@ -53,6 +53,8 @@ def tiny_api(valkey_server, model, tmp_path_factory) -> Iterator[Running]:
         default_model="tiny",
     )
     worded = replace(model.card, id="worded", tasks=frozenset({"text", "story", "edit"}))
+    subjects = (AdapterCard("rex", "sks", "dog"), AdapterCard("tom", "sks", "cat"))
+    worded = replace(worded, adapters=subjects)
     other = replace(model.card, id="other", kind="openweights", cascade=None)
     cards = {"tiny": model.card, "worded": worded, "other": other}
     with serve(settings, cards) as running:
@@ -93,6 +95,18 @@ def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_se
     assert (task.context_frames, task.guidance_schedule) == (1, "linear")
 
 
+def test_a_personal_subject_is_picked_listed_and_echoed(client, store, job_settings):
+    video = send(client, {"model": "worded", "adapter": "rex", "adapter_scale": 0.5}).json()
+    assert (video["adapter"], video["adapter_scale"]) == ("rex", 0.5)
+    task = read_task(store.get(video["id"]).request, open_store(job_settings))
+    assert (task.adapter, task.adapter_scale) == ("rex", 0.5)
+    video = send(client, {"model": "worded"}).json()
+    assert (video["adapter"], video["adapter_scale"]) == (None, None)
+    models = {model["id"]: model for model in client.get("/v1/videos/models").json()["data"]}
+    assert models["tiny"]["adapters"] == []
+    assert models["worded"]["adapters"][0] == {"id": "rex", "word": "sks", "kind": "dog"}
+
+
 def test_a_quality_says_how_many_steps_the_stages_have(client):
     video = send(client, {}).json()
     assert (video["size"], video["fps"]) == ("128x128", 24)
@@ -103,6 +117,11 @@ def test_a_quality_says_how_many_steps_the_stages_have(client):
 
 
 REFUSED = [
+    ({"adapter": "rex"}, "adapter", ["tiny has none", "rex"]),
+    ({"model": "worded", "adapter": "fido"}, "adapter", ["rex, tom", "fido"]),
+    ({"model": "worded", "adapter": "rex", "adapter_scale": 3}, "adapter_scale", ["2", "3"]),
+    ({"model": "worded", "adapter_scale": 1}, "adapter_scale", ["adapter"]),
+    ({"model": "worded", "adapter": "rex", "quality": "draft"}, "adapter", ["draft"]),
     ({"upscale_factor": 2}, "upscale_factor", ["one of 4", "2"]),
     ({"upscale_factor": 4, "size": "128x128"}, "size", ["32x32", "128x128"]),
     ({"target_fps": 25}, "target_fps", ["24", "25"]),

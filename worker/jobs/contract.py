@@ -166,6 +166,8 @@ class VideoRequest(Record):
     context_frames: Annotated[int, Field(ge=0, le=2)] = 2  # of what came before, as seen by
     context_guidance: Annotated[float, Field(ge=1, le=4)] = 1.5  # what continues it
     reconstruction_weight: Annotated[float, Field(ge=0, le=100)] | None = None
+    adapter: str | None = None  # one of the model's personal subjects
+    adapter_scale: Annotated[float, Field(ge=0, le=2)] = 1.0  # 0 is the model without it
     return_last_frame: bool = False  # also keep the last frame as a picture
     metadata: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
