@@ -4,20 +4,28 @@ Worlds, checkers and clips are made when first asked for: a probe of one measure
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+import torch
+
 from models.evaluation.gallery import Gallery, GalleryConfig, open_gallery
-from models.evaluation.prompts import Prompt, read_prompts
+from models.evaluation.prompts import UNSEEN, Prompt, read_prompts
 from models.evaluation.sheet import Strip
+from models.evaluation.truth import state_of
 from models.protocol import Frames, Step, Task, VideoModel
 from models.training.concepts import FIRST_EDITION
+from models.training.scenes import paint_bank
 from models.training.sprites import open_sheet
 from models.training.world import World
 from models.videoldm.autoencoder import Autoencoder
+from models.videoldm.pictures import write_frames
 from models.videoldm.pipeline import VideoLDM
 from models.videoldm.staged import StagedLDM
+
+GIVEN_BANK_SEED = 2  # of the textures behind given pictures; training has 0, the gallery 1
 
 OnClip = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -38,17 +46,26 @@ class Bench:
         count: int | None = None,
         ungated: bool = False,
         prompts: Sequence[Prompt] | None = None,
+        unseen: Sequence[Prompt] | None = None,
     ) -> None:
         self.model, self.on_clip = model, on_clip
         self.count, self.ungated = count, ungated
         self.prompts = tuple(read_prompts() if prompts is None else prompts)
+        self.unseen = tuple(read_prompts(UNSEEN) if unseen is None else unseen)
         self.strips: list[Strip] = []  # of the contact sheet, in the order of the prompts
-        self._texts: dict[tuple[str, int], Frames] = {}
+        self._clips: dict[tuple[str, str, int], Frames] = {}
 
     @cached_property
     def world(self) -> World:
         """The world that training drew from."""
         return World(open_sheet())
+
+    @cached_property
+    def other_world(self) -> World:
+        """The same subjects before backgrounds that training never saw, for given pictures."""
+        other = copy(self.world)
+        other.bank = paint_bank(GIVEN_BANK_SEED)
+        return other
 
     @cached_property
     def gallery(self) -> Gallery:
@@ -68,6 +85,19 @@ class Bench:
     def counted(self, items: Sequence[Item], default: int) -> Sequence[Item]:
         """As many as are asked for, or as there are."""
         return items[: self.count or default]
+
+    @property
+    def mixed(self) -> tuple[Prompt, ...]:
+        """Prompts of unseen and of trained subjects in turn."""
+        pairs = zip(self.unseen, self.prompts, strict=False)
+        return tuple(prompt for pair in pairs for prompt in pair)
+
+    def shown(self, prompt: Prompt) -> Frames:
+        """What the prompt says, rendered at the size, length and rate of the base's clips."""
+        task = self.task(prompt)
+        clock = torch.arange(task.num_frames)[None] / task.fps
+        clip = self.other_world.render([state_of(self.other_world, prompt)], clock, task.width)
+        return write_frames(clip)
 
     def watched(self, what: str, items: Sequence[Item]) -> Iterator[Item]:
         """The items, told of as each is done with."""
@@ -97,11 +127,18 @@ class Bench:
 
     def text_clip(self, prompt: Prompt) -> Frames:
         """The base's clip from words alone, made once for all measures."""
-        task = self.task(prompt, task_type="text")
-        key = (prompt.text, prompt.seed)
-        if key not in self._texts:
-            self._texts[key] = self.film(task)
-        return self._texts[key]
+        return self._once(prompt, self.task(prompt, task_type="text"))
+
+    def begun_clip(self, prompt: Prompt) -> Frames:
+        """The base's clip from what the prompt shows at first, made once for all measures."""
+        first = self.shown(prompt)[0]
+        return self._once(prompt, self.task(prompt, task_type="image", first_frame=first))
+
+    def _once(self, prompt: Prompt, task: Task) -> Frames:
+        key = (task.task_type, prompt.text, prompt.seed)
+        if key not in self._clips:
+            self._clips[key] = self.film(task)
+        return self._clips[key]
 
 
 def task_of(model: VideoModel, prompt: Prompt) -> Task:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.catalog import ModelCard
-from models.evaluation import adherence
+from models.evaluation import adherence, given, identity, rates, seams, stages
 from models.evaluation.bench import Bench
 
 Rows = dict[str, Any]
@@ -27,8 +27,33 @@ class Measure:
         return not only or bool(set(only) & set(self.names))
 
 
+def _has(task_type: str) -> Callable[[ModelCard], bool]:
+    return lambda card: task_type in card.tasks
+
+
 MEASURES: tuple[Measure, ...] = (
-    Measure(adherence.NAMES, adherence.adherence, lambda card: "text" in card.tasks),
+    Measure(adherence.NAMES, adherence.adherence, _has("text")),
+    Measure(given.FIRST, given.first_frame, _has("image")),
+    Measure(given.LAST, given.last_frame, _has("first_last_frame")),
+    Measure(identity.NAMES, identity.reference_gain, _has("reference")),
+    Measure(seams.SEAMS, seams.seam_ratio, _has("story")),
+    Measure(seams.DRIFT, seams.drift, _has("extend")),
+    Measure(rates.NAMES, rates.fps_consistency, lambda card: len(rates.rates_of(card)) > 1),
+    Measure(
+        ("interpolation_gain_db", "upscale_gain_db", "decoder_flicker_ratio"),
+        stages.gains,
+        lambda card: card.cascade is not None,
+    ),
+    Measure(
+        ("student_ratio",),
+        stages.student_ratio,
+        lambda card: card.cascade is not None and any(q.distilled for q in card.cascade.qualities),
+    ),
+    Measure(
+        ("clip_seconds_standard", "clip_seconds_draft", "clip_seconds_high"),
+        stages.clip_seconds,
+        lambda card: bool(stages.seconds_names(card)),
+    ),
 )
 NAMES = tuple(name for measure in MEASURES for name in measure.names)
 

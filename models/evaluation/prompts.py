@@ -1,7 +1,8 @@
 """The frozen prompts of the evaluation: what is asked, and with which seed.
 
-`prompts.json` was drawn once by `draw_prompts` and is never drawn again: its seeds are far from
-those of training, and no choice may be made after scores were seen.
+`prompts.json`, and `unseen.json` of subjects that are kept out of training, were drawn once by
+`draw_prompts` and are never drawn again: their seeds are far from those of training, and no choice
+may be made after scores were seen.
 """
 
 import json
@@ -14,8 +15,10 @@ from models.training.captions import DIRECTIONS, caption
 from models.training.scenes import SCENES
 
 PROMPTS = Path(__file__).parent / "prompts.json"
+UNSEEN = Path(__file__).parent / "unseen.json"
 MOTIONS = (*DIRECTIONS, "still")
 FIRST_SEED = 7_000_000_000
+FIRST_UNSEEN_SEED = 8_000_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def draw_prompts(concepts: Sequence[str], count: int, seed: str) -> tuple[Prompt, ...]:
+def draw_prompts(
+    concepts: Sequence[str], count: int, seed: str, first_seed: int = FIRST_SEED
+) -> tuple[Prompt, ...]:
     """Random prompts in which concepts, motions and scenes are each used equally often."""
     draw = random.Random(seed)
     subjects = _evenly(concepts, count, draw)
@@ -57,7 +62,7 @@ def draw_prompts(concepts: Sequence[str], count: int, seed: str) -> tuple[Prompt
     for index, (concept, motion, scene) in enumerate(zip(subjects, motions, scenes, strict=True)):
         fast = motion in DIRECTIONS and draw.random() < 0.5
         text = caption(concept, motion, fast, scene)
-        prompts.append(Prompt(text, concept, motion, fast, scene, FIRST_SEED + index))
+        prompts.append(Prompt(text, concept, motion, fast, scene, first_seed + index))
     return tuple(prompts)
 
 

@@ -1,10 +1,17 @@
 """Scores with what they must be held against: intervals, chance, shuffled prompts."""
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
+import numpy as np
 from torch import Tensor
+
+from models.protocol import Frames
+
+RESAMPLES = 2000  # of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -16,6 +23,17 @@ class Score:
     high: float
     control: float  # the same share when every clip is held against other clips' prompts
     chance: float  # of a guess that knows the list of answers only
+    n: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over clips, with its 95 % interval and the same mean of a control."""
+
+    value: float
+    low: float
+    high: float
+    control: float
     n: int
 
 
@@ -39,6 +57,25 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     middle = (share + extra / 2) / (1 + extra)
     half = z / (1 + extra) * math.sqrt(share * (1 - share) / n + extra / (4 * n))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean(values: Sequence[float], control: Sequence[float]) -> Mean:
+    """The mean with its interval by the bootstrap (Efron 1979): percentiles of means of resamples.
+
+    raises ValueError if either is empty
+    """
+    if not values or not control:
+        raise ValueError(f"{len(values)} values and {len(control)} controls: no mean")
+    draw = random.Random("bootstrap")
+    means = sorted(fmean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    low, high = means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
+    return Mean(fmean(values), low, high, fmean(control), len(values))
+
+
+def decibels(one: Frames, other: Frames) -> float:
+    """Peak signal-to-noise ratio of equally shaped pictures or clips, uint8, at most 60 dB."""
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return 10 * math.log10(255**2 / max(error, 255**2 * 1e-6))
 
 
 def score(n: int, matches: Callable[[int, int], bool], chance: float) -> Score:

@@ -1,0 +1,92 @@
+"""Whether a clip keeps the frames that it is given: the first, and the last at every strength.
+
+PixelDance (arXiv:2311.10982), section 3: the first frame binds, the last one guides. The pictures
+are of subjects held out and trained in turn, before backgrounds never trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from models.evaluation.bench import Bench
+from models.evaluation.prompts import Prompt
+from models.evaluation.scores import decibels, mean
+from models.evaluation.truth import round_trip
+from models.protocol import Frames
+
+FIRST, LAST = ("first_frame_psnr_db",), ("last_frame_gain_db", "last_frame_monotone")
+COUNT = 24
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def first_frame(bench: Bench) -> dict[str, Any]:
+    """The clip's first frame against the given picture.
+
+    Control: clips of the same words and seeds without a picture. Ceiling: the picture through the
+    model's autoencoder and back, which no clip can pass.
+    """
+    kept, words, ceilings = [], [], []
+    for prompt in bench.watched("first frame", bench.counted(bench.mixed, COUNT)):
+        picture = bench.shown(prompt)[:1]
+        kept.append(decibels(bench.begun_clip(prompt)[:1], picture))
+        words.append(decibels(bench.text_clip(prompt)[:1], picture))
+        ceilings.append(_ceiling(bench, picture))
+    return {"first_frame_psnr_db": asdict(mean(kept, words)) | {"ceiling": fmean(ceilings)}}
+
+
+def last_frame(bench: Bench) -> dict[str, Any]:
+    """How near clips come to the given last frame at strengths from 0 to 1.
+
+    The gain is that of strength 1 over 0, which is the first frame and words alone; its control is
+    the same towards another clip's last frame. Every third clip is made at the strengths between.
+    """
+    prompts = bench.counted(bench.mixed, COUNT)
+    goals = [bench.shown(prompt)[-1:] for prompt in prompts]
+    arrivals: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
+    gains, controls = [], []
+    for index, prompt in enumerate(bench.watched("last frame", prompts)):
+        inner = STRENGTHS if index % 3 == 0 else (STRENGTHS[0], STRENGTHS[-1])
+        ends = {strength: _end(bench, prompt, strength) for strength in inner}
+        near = {strength: decibels(end, goals[index]) for strength, end in ends.items()}
+        other = goals[index - 1]
+        gains.append(near[1.0] - near[0.0])
+        controls.append(decibels(ends[1.0], other) - decibels(ends[0.0], other))
+        if len(near) == len(STRENGTHS):
+            for strength, value in near.items():
+                arrivals[strength].append(value)
+    course = [fmean(arrivals[strength]) for strength in STRENGTHS]
+    falls = {
+        "value": float(rises(course)),
+        "control": float(rises(course[::-1])),
+        "n": len(arrivals[1.0]),
+        "arrival_db": course,
+    }
+    return {"last_frame_gain_db": asdict(mean(gains, controls)), "last_frame_monotone": falls}
+
+
+def rises(values: Sequence[float]) -> bool:
+    """Whether each value is above the one before."""
+    return all(value > before for before, value in pairwise(values))
+
+
+def _end(bench: Bench, prompt: Prompt, strength: float) -> Frames:
+    """The last frame (1, H, W, 3) of a clip between both ends of what the prompt says."""
+    truth = bench.shown(prompt)
+    if strength == 0 and "image" in bench.base.card.tasks:
+        return bench.begun_clip(prompt)[-1:]  # the same, bit for bit
+    task = bench.task(
+        prompt,
+        task_type="first_last_frame",
+        first_frame=truth[0],
+        last_frame=truth[-1],
+        last_frame_strength=strength,
+    )
+    return bench.film(task)[-1:]
+
+
+def _ceiling(bench: Bench, picture: Frames) -> float:
+    if bench.autoencoder is None:
+        return 60.0
+    return decibels(round_trip(bench.autoencoder, picture), picture)
