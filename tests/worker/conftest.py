@@ -101,6 +101,7 @@ class Studio:
             "janitor_tick_s": 0.2,
             "janitor_lock_s": 1,
             "rescue_after_s": 2,
+            "rehearse": False,  # few tests ask how fast the model is
         } | settings
         environment = os.environ | {
             f"PRAXINO_{name.upper()}": str(value) for name, value in chosen.items()

@@ -21,7 +21,7 @@ def request(**fields: object) -> VideoRequest:
 def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
     """The goal is a median error of a quarter, told at admission and in mid-run, and right after
     a long job was cancelled."""
-    worker = studio.worker()
+    worker = studio.worker(rehearse=True)
     outlook = Outlook(studio.store, read_catalog())
     fields = {"num_inference_steps": 15}
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
 
 
 def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
-    info = studio.info(studio.worker())
+    info = studio.info(studio.worker(rehearse=True))
     [sample] = info.samples
     assert (sample.jobs, sample.shape.num_frames) == (0, read_catalog()["pocket"].default_frames)
     assert sample.step_s >= 0.002  # the model's own pace
@@ -62,7 +62,7 @@ def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
 
 
 def test_without_rehearsal_the_worker_learns_from_jobs_alone(studio: Studio) -> None:
-    worker = studio.worker(rehearse=False)
+    worker = studio.worker()
     assert studio.info(worker).samples == ()
     assert studio.ended(studio.submit()).status is Status.COMPLETED
     until(lambda: len(studio.store.learned("pocket")) == 1, what="the job's lesson")
