@@ -47,8 +47,9 @@ def ending(hand: Any) -> Iterator[None]:
                 hand.fail(job_id, ErrorCode.INTERNAL_ERROR, "The model gave up.")
 
     def work() -> None:
-        while not stop.wait(0.1):
-            hand.announce("idle")
+        while not stop.wait(0.2):
+            if not hand.store.workers():
+                hand.announce("idle")
             for job_id in hand.store.live_ids():
                 end(job_id)
 
