@@ -44,15 +44,16 @@ from models.videoldm.unet import UNet
 
 BANK_ROWS = 16_000
 STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
+STEP_IMAGES = 96  # in a step of single frames
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
 LAYOUTS = (
-    ((1, 8.0), 0.5),
-    ((4, 2.0), 0.27),
-    ((8, 4.0), 0.08),
-    ((16, 8.0), 0.12),
-    ((8, 2.0), 0.03),
+    ((1, 8.0), 0.66),
+    ((4, 2.0), 0.16),
+    ((8, 4.0), 0.05),
+    ((16, 8.0), 0.11),
+    ((8, 2.0), 0.02),
 )
-SUBJECT_WEIGHT = 3.0  # of the loss where the subject is: it is small, and what prompts are about
+SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
 REFERENCE_BATCHES = 0.08
 SKETCH_BATCHES = 0.15
 # One look a subject: shown in two styles, mirrored or not and in many sizes, a small network spends
@@ -221,14 +222,14 @@ def clips(
 
 
 def mixed(maker: ClipMaker, draws: Draws) -> ClipBatch:
-    """A batch of 64 frames in all: images, or clips of one length over the same two seconds.
+    """A batch of images, or of clips of one length over the same two seconds.
 
     Sparse clips teach where things go at a fraction of the cost; the network is told the rate.
     """
     layouts = [layout for layout, _ in LAYOUTS]
     frames, fps = draws.python.choices(layouts, [share for _, share in LAYOUTS])[0]
     if frames == 1:
-        return maker.images(STEP_FRAMES, draws)
+        return maker.images(STEP_IMAGES, draws)
     return maker.clips(STEP_FRAMES // frames, frames, fps, draws)
 
 
