@@ -139,7 +139,7 @@ def test_a_failed_film_says_why(api: Running, hand: Any, client: Any, tmp_path: 
         (["--shot", '{"prompt": '], ["--shot", "JSON"]),
         (["a fox", "--quality", "best"], ["quality", "best"]),
         (["a fox", "--size", "65x65"], ["size", "64x64"]),
-        (["a fox", "--reference", "RED", "--target-fps", "24"], ["target_fps", "reference"]),
+        (["a fox", "--reference", "RED", "--target-fps", "24"], ["target_fps", "interpolate"]),
         ([], ["prompt", "required"]),
         (["--resume", "video_nosuch"], ["video_nosuch"]),
     ],
