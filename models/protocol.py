@@ -143,3 +143,29 @@ class StreamingModel(VideoModel, Protocol):
         raises ValueError at once if the task is outside the card; whatever on_step raises
         """
         ...
+
+
+class Memory(Protocol):
+    """What of a film is made already: all that another process needs to go on from there."""
+
+    def write(self) -> bytes:
+        """All of it. Whole whenever `on_step` is called."""
+        ...
+
+
+@runtime_checkable
+class ResumableModel(StreamingModel, Protocol):
+    """A model whose films another process can go on with, and which come out the same."""
+
+    def remember(self, identity: str, written: bytes | None = None) -> Memory:
+        """A memory for one film, empty or as an earlier one was written.
+
+        identity  names the task and the versions of what surrounds the model
+        raises    ValueError if what was written is damaged, or of another film, model or device
+        """
+        ...
+
+    def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
+        """As before; what `memory` holds of the film is not made again, and all that is made is
+        noted in it before `on_step` is called."""
+        ...

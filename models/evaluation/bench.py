@@ -16,7 +16,7 @@ from models.evaluation.prompts import UNSEEN, Prompt, read_prompts
 from models.evaluation.sheet import Strip
 from models.evaluation.truth import state_of
 from models.protocol import Frames, Step, Task, VideoModel
-from models.training.concepts import FIRST_EDITION
+from models.training.concepts import EDITION
 from models.training.scenes import paint_bank
 from models.training.sprites import open_sheet
 from models.training.world import World
@@ -70,7 +70,7 @@ class Bench:
     @cached_property
     def gallery(self) -> Gallery:
         """What subjects and scenes look like, through this model's autoencoder too."""
-        return open_gallery(self.world.sheet, GalleryConfig(FIRST_EDITION), self.autoencoder)
+        return open_gallery(self.world.sheet, GalleryConfig(EDITION), self.autoencoder)
 
     @cached_property
     def base(self) -> VideoModel:

@@ -1,8 +1,8 @@
 """The frozen prompts of the evaluation: what is asked, and with which seed.
 
-`prompts.json`, and `unseen.json` of subjects that are kept out of training, were drawn once by
-`draw_prompts` and are never drawn again: their seeds are far from those of training, and no choice
-may be made after scores were seen.
+`prompts.json` of an edition's subjects, and `unseen.json` of those kept out of training, were drawn
+once by `draw_prompts` and are not drawn again until an edition has other subjects: their seeds are
+far from those of training, and no choice may be made after scores were seen.
 """
 
 import json

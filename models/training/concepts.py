@@ -103,11 +103,13 @@ def noun_phrase(concept: str) -> str:
     return f"{article} {name}"
 
 
-def _first_edition() -> tuple[str, ...]:
-    """Subjects of the first shipped weights: every trained animal and vehicle, and some food."""
-    food = [name for name in _names(_FOOD) if name in TRAINED][:44]
-    living = [name for name in _names(_ANIMALS) + _names(_TRAVEL) if name in TRAINED]
-    return (*living, *food)
+def _edition() -> tuple[str, ...]:
+    """Subjects of the shipped weights: every trained animal, vehicle and food, and some objects."""
+    objects = [name for name in _names(_OBJECTS) if name in TRAINED][:21]
+    others = [name for name in CONCEPTS[: -len(_names(_OBJECTS))] if name in TRAINED]
+    return (*others, *objects)
 
 
-FIRST_EDITION = _first_edition()
+EDITION = _edition()
+# What the weights were taught last, after the others had been learned.
+ADDED = EDITION[EDITION.index("fried shrimp") :]

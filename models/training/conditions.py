@@ -44,6 +44,7 @@ class Mixture:
     context_reference: float = 0.2  # of clips with context have references too
     rough_first: float = 0.15  # of first frames are noised to any level, for their strength
     sketch: float = 0.0  # of last frames are drawings, where the batch has any
+    single_first: float = 0.0  # of single frames are given themselves: what copying is, cheaply
 
     @property
     def shares(self) -> dict[str, float]:
@@ -53,15 +54,16 @@ class Mixture:
 
 
 WORDS = Mixture(text=1, first=0, first_last=0, context_one=0, context_two=0, reference=0)
-# Half of the clips are words alone: what words mean is the hardest to learn.
+# A third of the clips are words alone: what words mean is the hardest to learn.
 GIVEN = Mixture(
-    text=0.5,
-    first=0.2,
-    first_last=0.12,
+    text=0.35,
+    first=0.3,
+    first_last=0.18,
     context_one=0.04,
-    context_two=0.14,
+    context_two=0.13,
     reference=0,
     sketch=0.5,
+    single_first=0.2,
 )
 # What a subject is called tells a network as much as its picture, so words are often missing here.
 REFERENCES = replace(WORDS, text=0.1, context_two=0.1, reference=0.8, text_dropout=0.3)
@@ -78,7 +80,8 @@ def draw_conditions(
     """Give every clip of a batch what a task of some kind would give it.
 
     told        words, times and rate, nothing given yet; no text dropped yet
-    latents     (b, c, t, h, w) of the true clips; a single frame is given nothing but references
+    latents     (b, c, t, h, w) of the true clips; a single frame is given references
+                or, now and then, itself
     references  (b, c, r, h, w) latents of other pictures of each subject, see `draw_references`;
                 without them no clip is of kind "reference"
     sketches    (b, c, h, w) latents of drawings of the last frames
@@ -103,16 +106,19 @@ def draw_kinds(
         del shares["reference"]
     if frames == 1:
         shares = {kind: share for kind, share in shares.items() if kind in ("text", "reference")}
+        shares["first"] = mixture.single_first * sum(shares.values()) / (1 - mixture.single_first)
     return draws.python.choices(list(shares), list(shares.values()), k=count)
 
 
 def targets(conditions: Conditions) -> Tensor:
-    """1 where the loss counts, 0 at frames that are given as they are: (b, 1, t, 1, 1).
+    """Where the loss counts how much, 0 at frames that are given as they are: (b, 1, t, 1, 1).
 
-    The first frame counts: the network draws it again, and a sampler keeps what it draws.
+    A given first frame counts twice: the network draws it again, a sampler keeps what it draws, and
+    all that follows looks like it.
     """
     given = conditions.gives((Kind.CONTEXT, Kind.KEY))
-    return rearrange((~given).float(), "b t -> b 1 t 1 1")
+    first = conditions.gives((Kind.FIRST,))
+    return rearrange((~given).float() + first.float(), "b t -> b 1 t 1 1")
 
 
 class _Desk:

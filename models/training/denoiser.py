@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.training.batches import ClipBatch, ClipMaker, fill_bank
-from models.training.concepts import FIRST_EDITION
+from models.training.concepts import ADDED, EDITION
 from models.training.conditions import GIVEN
 from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, channels_last
 from models.training.sprites import open_sheet
@@ -47,14 +47,14 @@ STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
 STEP_IMAGES = 96  # in a step of single frames
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
 LAYOUTS = (
-    ((1, 8.0), 0.66),
-    ((4, 2.0), 0.16),
-    ((8, 4.0), 0.05),
-    ((16, 8.0), 0.11),
-    ((8, 2.0), 0.02),
+    ((1, 8.0), 0.5),
+    ((4, 2.0), 0.25),
+    ((8, 4.0), 0.08),
+    ((16, 8.0), 0.14),
+    ((8, 2.0), 0.03),
 )
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
-REFERENCE_BATCHES = 0.08
+REFERENCE_BATCHES = 0.2
 SKETCH_BATCHES = 0.15
 # One look a subject: shown in two styles, mirrored or not and in many sizes, a small network spends
 # its time on which of them a word means.
@@ -177,7 +177,7 @@ def images(
     learning_rate: float = 2e-3,
 ) -> None:
     """Train the image model on single frames."""
-    shop = Workshop(preset, folder, FIRST_EDITION)
+    shop = Workshop(preset, folder, EDITION)
     unet = shop.unet()
     for parameter in unet.temporal_parameters():
         parameter.requires_grad_(False)
@@ -201,7 +201,7 @@ def clips(
     frozen: Annotated[bool, typer.Option(help="Keep the image model as it is.")] = False,
 ) -> None:
     """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
-    shop = Workshop(preset, folder, FIRST_EDITION)
+    shop = Workshop(preset, folder, (*EDITION, *ADDED, *ADDED))
     unet = shop.unet()
     unet.load_state_dict(averaged(begin))
     temporal = {id(parameter) for parameter in unet.temporal_parameters()}

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.training.batches import ClipBatch, ClipMaker
-from models.training.concepts import FIRST_EDITION
+from models.training.concepts import EDITION
 from models.training.conditions import WORDS
 from models.training.denoiser import PREVIEW, Workshop
 from models.training.loop import Draws, Run, RunConfig, averaged
@@ -293,7 +293,7 @@ def main(
 ) -> None:
     """Distil, or go on distilling, the preset's base to 16, 8 and 4 steps."""
     torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
-    shop = Workshop(preset, folder, FIRST_EDITION)
+    shop = Workshop(preset, folder, EDITION)
     base = open_base(shop)
     comparison = compared(shop, base)
     config = StudentConfig()

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from models.catalog import CascadeRule, Quality
 from models.protocol import Frames, GenerationStage, OnStep, Step, Task
+from models.videoldm.checkpoints import NO_MEMORY, FilmMemory
 from models.videoldm.interpolation import interpolated, moment, network_calls, plan_passes
 from models.videoldm.pictures import read_clip, write_frames
 from models.videoldm.upsampler import Upsampler, count_chunks
@@ -86,7 +87,12 @@ class Cascade:
     rule: CascadeRule
 
     def film(
-        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+        self,
+        latents: Tensor,
+        times: Sequence[float],
+        film: Film,
+        on_step: OnStep,
+        memory: FilmMemory = NO_MEMORY,
     ) -> Iterator[Frames]:
         """The film of key latents, piece by piece.
 
@@ -94,9 +100,11 @@ class Cascade:
         yields   (n, height, width, 3), in film order
         raises   ValueError for a size or times that the stages cannot make; what on_step raises
         """
-        yield from map(write_frames, self._pixels(latents, times, film, on_step))
+        yield from map(write_frames, self._pixels(latents, times, film, on_step, memory))
 
-    def interpolate(self, task: Task, quality: Quality, on_step: OnStep) -> Iterator[Frames]:
+    def interpolate(
+        self, task: Task, quality: Quality, on_step: OnStep, memory: FilmMemory = NO_MEMORY
+    ) -> Iterator[Frames]:
         """A clip at another rate: its own frames where they fall due, made ones in between.
 
         What a made frame lacks of detail is taken from its neighbours, so that frames do not
@@ -111,7 +119,7 @@ class Cascade:
         wanted = [min(moment(index / task.fps), own[-1]) for index in range(task.num_frames)]
         union = tuple(sorted({*own, *wanted}))
         film = Film(union, task.fps, task.width, task.height, task.seed, quality)
-        pieces = self._pixels(latents, own, film, on_step)
+        pieces = self._pixels(latents, own, film, on_step, memory)
         frames = (frame for piece in pieces for frame in piece.split(1, 2))
         places = {time: index for index, time in enumerate(own)}
 
@@ -126,7 +134,9 @@ class Cascade:
             for _ in range(wanted.count(time)):
                 yield write_frames(frame)
 
-    def upscale(self, task: Task, quality: Quality, on_step: OnStep) -> Iterator[Frames]:
+    def upscale(
+        self, task: Task, quality: Quality, on_step: OnStep, memory: FilmMemory = NO_MEMORY
+    ) -> Iterator[Frames]:
         """A clip made larger by the upsampler's factor, frame for frame.
 
         task  of kind "upscale"; its size is the result's
@@ -142,7 +152,7 @@ class Cascade:
             read_clip(source[start : start + ENCODE_CHUNK], width, height).to(device)
             for start in range(0, len(source), ENCODE_CHUNK)
         )
-        large = _enlarged(upsampler, pieces, len(source), film, on_step)
+        large = _enlarged(upsampler, pieces, len(source), film, on_step, memory)
         yield from map(write_frames, large)
 
     @property
@@ -150,15 +160,20 @@ class Cascade:
         return next(self.preset.autoencoder.parameters())
 
     def _pixels(
-        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+        self,
+        latents: Tensor,
+        times: Sequence[float],
+        film: Film,
+        on_step: OnStep,
+        memory: FilmMemory,
     ) -> Iterator[Tensor]:
         """The film's frames as (1, 3, n, height, width) in -1..1."""
         upsampler = self._upsampler(film, latents)
-        between = self._interpolated(latents, times, film, on_step)
+        between = self._interpolated(latents, times, film, on_step, memory)
         count = between.shape[2]
         if upsampler is not None:
             pieces = self._decoded(between, film.quality)
-            yield from _enlarged(upsampler, pieces, count, film, on_step)
+            yield from _enlarged(upsampler, pieces, count, film, on_step, memory)
             return
         bar = Bar(on_step, "decoding", count)
         for piece in self._decoded(between, film.quality):
@@ -181,7 +196,12 @@ class Cascade:
         return upsampler
 
     def _interpolated(
-        self, latents: Tensor, times: Sequence[float], film: Film, on_step: OnStep
+        self,
+        latents: Tensor,
+        times: Sequence[float],
+        film: Film,
+        on_step: OnStep,
+        memory: FilmMemory,
     ) -> Tensor:
         """Latents at the film's times, (1, c, t, h, w)."""
         stage, steps = self.preset.stages.interpolator, film.quality.interpolation_steps
@@ -193,7 +213,7 @@ class Cascade:
             raise ValueError("a model without an interpolator makes no frames between its own")
         passes = plan_passes(times, wanted, stage.config.infill)
         bar = Bar(on_step, "interpolating", network_calls(passes, steps))
-        return interpolated(stage, latents, times, wanted, steps, film.seed, bar.step)
+        return interpolated(stage, latents, times, wanted, steps, film.seed, bar.step, memory)
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor, quality: Quality) -> Iterator[Tensor]:
@@ -244,12 +264,17 @@ def anchored(
 
 
 def _enlarged(
-    upsampler: Upsampler, pieces: Iterable[Tensor], count: int, film: Film, on_step: OnStep
+    upsampler: Upsampler,
+    pieces: Iterable[Tensor],
+    count: int,
+    film: Film,
+    on_step: OnStep,
+    memory: FilmMemory,
 ) -> Iterator[Tensor]:
     config, steps = upsampler.config, film.quality.upsampler_steps
     total = count_chunks(count, config.chunk, config.overlap) * steps
     bar = Bar(on_step, "upscaling", total)
-    yield from upsampler.enlarge(pieces, film.fps, steps, film.seed, bar.step)
+    yield from upsampler.enlarge(pieces, film.fps, steps, film.seed, bar.step, memory)
 
 
 def _given(task: Task) -> tuple[Frames, float]:

@@ -73,11 +73,13 @@ def denoise_clip(
     course: Course,
     on_state: OnState,
     known: Known | None = None,
+    state: SamplerState | None = None,
 ) -> Tensor:
     """Latents (1, c, t, h, w) float32 of one clip, begun from addressed noise.
 
     on_state  called after every step; what it raises passes through
     known     frames that pull by reconstruction guidance
+    state     where an earlier run of the same clip stood
     """
     like = told.early[FULL]
     shape = (like.frames.shape[1], like.frames.shape[3], like.frames.shape[4])
@@ -88,7 +90,7 @@ def denoise_clip(
     denoise = denoise_function(unet, told, course, sigmas)
     if known is not None:
         denoise = _pulled(denoise, known, course, sigmas)
-    return sample(denoise, x, sigmas, course, told.restarts(course.steps), on_state)
+    return sample(denoise, x, sigmas, course, told.restarts(course.steps), on_state, state)
 
 
 def denoise_function(unet: UNet, told: Told, course: Course, sigmas: Tensor) -> Denoise:

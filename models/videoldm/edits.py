@@ -65,7 +65,8 @@ def _edited_by_words(
     dtype = next(preset.unet.parameters()).dtype
     branches = tell(told, preset.text([task.negative_prompt]), 0, dtype)
     denoise = denoise_function(preset.unet, branches, course, sigmas)
-    edited = sample(denoise, x, sigmas, course, (), reports.run())
+    on_state, state = reports.run(course.stage)
+    edited = sample(denoise, x, sigmas, course, (), on_state, state)
     return edited[:, :, 0], edited[:, :, 1]
 
 

@@ -17,10 +17,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, remembered
 from models.videoldm.conditioning import Conditions, Kind, Rate, text_only
 from models.videoldm.config import InterpolatorConfig
 from models.videoldm.diffusion import denoiser, frame_noise, lambda_of, noised, uniform_u_grid
-from models.videoldm.samplers import Denoise, SamplerState, sample_ddim
+from models.videoldm.samplers import Denoise, OnStep, SamplerState, sample_ddim
 from models.videoldm.unet import UNet
 
 LOW_GAP_S = 0.1  # keys farther apart than this are those of the base
@@ -115,6 +116,7 @@ def interpolated(
     steps: int = 4,
     seed: int = 0,
     report: Report = ignore,
+    memory: FilmMemory = NO_MEMORY,
 ) -> Tensor:
     """Latents at `times`; those that are keys come back as they were given.
 
@@ -127,11 +129,12 @@ def interpolated(
     """
     passes = plan_passes(key_times, times, stage.config.infill)
     known = {moment(time): keys[0, :, index] for index, time in enumerate(key_times)}
-    for windows in passes:
-        for batch in _batches(windows):
-            made = _filled(stage, batch, known, steps, seed, report)
-            for window, latents in zip(batch, made, strict=True):
-                known |= dict(zip(window.inner, latents.unbind(1), strict=True))
+    batches = [batch for windows in passes for batch in _batches(windows)]
+    for index, batch in enumerate(batches):
+        run = remembered(memory, f"interpolation/{index}", report)
+        made = _filled(stage, batch, known, steps, seed, *run)
+        for window, latents in zip(batch, made, strict=True):
+            known |= dict(zip(window.inner, latents.unbind(1), strict=True))
     return torch.stack([known[moment(time)] for time in times], 1)[None].to(keys)
 
 
@@ -177,7 +180,8 @@ def _filled(
     known: dict[float, Tensor],
     steps: int,
     seed: int,
-    report: Report,
+    on_step: OnStep,
+    state: SamplerState | None,
 ) -> Tensor:
     """Inner latents of windows of one length: (b, c, n, h, w)."""
     latents = _with_ends(windows, known)
@@ -191,14 +195,11 @@ def _filled(
         log_snr = lambda_of(sigma).float().expand(len(x)).to(x.device)
         return stage.unet(x.to(dtype), log_snr, told).float()
 
-    def on_step(state: SamplerState) -> None:
-        report()
-
     grid = uniform_u_grid(steps)
     noise = noise.to(latents.device)
     start = torch.where(told.mask.bool(), noised(latents, noise, float(grid[0])), noise)
     denoise = held(denoiser(velocity), latents, told.mask)
-    return sample_ddim(denoise, start, grid, on_step=on_step)[:, :, 1:-1]
+    return sample_ddim(denoise, start, grid, on_step=on_step, state=state)[:, :, 1:-1]
 
 
 def _with_ends(windows: Sequence[Window], known: dict[float, Tensor]) -> Tensor:

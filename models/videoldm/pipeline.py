@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from models.catalog import ModelCard, read_card
-from models.protocol import Frames, OnStep, Step, Task
+from models.protocol import Frames, Memory, OnStep, Step, Task
 from models.videoldm.adapters import adapted
 from models.videoldm.branches import Known, tell, untold
+from models.videoldm.checkpoints import FilmMemory, own, read_memory
 from models.videoldm.conditioning import MAX_CONTEXT, last_frame_steps
 from models.videoldm.denoising import Course, denoise_clip
 from models.videoldm.edits import edit_steps, end_frames
@@ -55,31 +56,39 @@ class VideoLDM:
         """Make the clip; see `models.protocol.VideoModel`."""
         return np.concatenate(list(self.stream(task, on_step)))
 
-    def stream(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
-        """Make the film piece by piece; see `models.protocol.StreamingModel`."""
+    def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
+        """Make the film piece by piece; see `models.protocol.ResumableModel`."""
         check(task, self.card, self.preset.config.abilities)
-        return self._film(task, on_step)
+        return self._film(task, on_step, own(memory))
 
-    def latents(self, task: Task, on_step: OnStep) -> Tensor:
+    def remember(self, identity: str, written: bytes | None = None) -> FilmMemory:
+        """The memory of one film; see `models.protocol.ResumableModel`."""
+        weight = next(self.preset.unet.parameters())
+        whole = f"{identity} {self.weights_sha256} {weight.device.type} {weight.dtype}"
+        return FilmMemory(whole, {}) if written is None else read_memory(written, whole)
+
+    def latents(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Tensor:
         """The film as latents (1, c, t, h, w), not decoded: key frames for the stages after this.
 
         raises ValueError if the task is outside the card; whatever on_step raises
         """
         check(task, self.card, self.preset.config.abilities)
-        pieces = self._pieces(task, on_step)[0]
+        pieces = self._pieces(task, on_step, memory)[0]
         return torch.cat(
             [piece if isinstance(piece, Tensor) else self._encoded(piece) for piece in pieces], 2
         )
 
-    def _film(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
-        pieces, reports = self._pieces(task, on_step)
+    def _film(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Iterator[Frames]:
+        pieces, reports = self._pieces(task, on_step, memory)
         for piece in pieces:
             if isinstance(piece, Tensor):
                 yield from self._decoded(piece, reports)
             else:
                 yield piece
 
-    def _pieces(self, task: Task, on_step: OnStep) -> tuple[Iterator[Frames | Tensor], Reports]:
+    def _pieces(
+        self, task: Task, on_step: OnStep, memory: FilmMemory
+    ) -> tuple[Iterator[Frames | Tensor], Reports]:
         """The film as it is made, latents and given frames, and what reports on it."""
         on_step(Step("encoding", 0, 1, 0, max(1, len(task.shots))))
         source = self._source(task)
@@ -88,7 +97,7 @@ class VideoLDM:
             self.preset.config.unet.trained_frames,
             len(source) if task.task_type == "extend" else 0,
         )
-        reports = Reports(on_step, task, plan, edit_steps(task))
+        reports = Reports(on_step, task, plan, edit_steps(task), memory)
         backwards = task.task_type == "extend" and task.extend_before
         pieces = self._leading_up if backwards else self._following
         return pieces(task, plan, source, reports), reports
@@ -159,7 +168,8 @@ class VideoLDM:
         dtype = next(self.preset.unet.parameters()).dtype
         negative = self.preset.text([segment.negative_prompt])
         told = tell(conditions, negative, steps, dtype)
-        latents = denoise_clip(self.preset.unet, told, course, reports.run(), known)
+        on_state, state = reports.run(course.stage)
+        latents = denoise_clip(self.preset.unet, told, course, on_state, known, state)
         return _kept(latents, given.context, segment.backwards)
 
     def _course(self, task: Task, segment: Segment) -> Course:

@@ -1,18 +1,28 @@
-"""What a film in the making says of itself: steps counted over all its clips, and the shot."""
+"""What a film in the making says of itself, steps counted over all its clips; and remembers."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from models.protocol import GenerationStage, OnStep, Step, Task
+from models.videoldm.checkpoints import FilmMemory
+from models.videoldm.samplers import OnStep as OnState
 from models.videoldm.samplers import SamplerState
 from models.videoldm.segments import Segment
 
 
 class Reports:
-    """Turns every clip's steps into those of the whole film."""
+    """Turns every clip's steps into those of the whole film, and notes where each run stands."""
 
-    def __init__(self, on_step: OnStep, task: Task, plan: Sequence[Segment], before: int) -> None:
+    def __init__(
+        self,
+        on_step: OnStep,
+        task: Task,
+        plan: Sequence[Segment],
+        before: int,
+        memory: FilmMemory,
+    ) -> None:
         """plan has the film's segments; `before` are steps that come ahead of the first one's."""
+        self._memory = memory
         self._on_step = on_step
         steps = task.num_inference_steps
         self._total = before + len(plan) * steps
@@ -21,6 +31,7 @@ class Reports:
         self._shot_steps[0] += before
         self._shots = max(1, len(task.shots))
         self._done, self._shot, self._ends = 0, 0, False
+        self._clip = -1
         self._shot_begun = 0  # steps of the whole film that were done when the shot began
 
     def begin(self, shot: int, ends: bool) -> None:
@@ -28,18 +39,22 @@ class Reports:
         if shot != self._shot:
             self._shot_begun = self._done
         self._shot, self._ends = shot, ends
+        self._clip += 1
 
-    def run(self) -> Callable[[SamplerState], None]:
-        """The callback of a sampler's next run."""
-        begun = self._done
-        if begun == 0:
-            self._tell("denoising", 0, self._total)
+    def run(self, stage: str) -> tuple[OnState, SamplerState | None]:
+        """The callback of this clip's run in a stage, and where an earlier attempt's stood."""
+        address, begun = f"{stage}/{self._clip}", self._done
+        known = self._memory.find(address)
+        if begun == 0 or known is not None:
+            self._done += 0 if known is None else known.step
+            self._tell("denoising", self._done, self._total)
 
         def on_state(state: SamplerState) -> None:
+            self._memory.note(address, state)
             self._done = begun + state.step
             self._tell("denoising", self._done, self._total)
 
-        return on_state
+        return on_state, known
 
     def decoded(self, index: int, total: int) -> None:
         """So many pieces of a clip's frames are made.

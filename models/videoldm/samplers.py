@@ -15,7 +15,7 @@ state    where an earlier run stood: replaces x, continues bit for bit
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -33,6 +33,11 @@ class SamplerState:
     x: Tensor  # float32, at sigmas[step]
     x0: Tensor | None = None  # 2M only: the last clean estimate, float32
     sigma: float | None = None  # 2M only: the level it was made at
+
+    def on(self, device: torch.device | str) -> "SamplerState":
+        """The same on a device."""
+        x0 = None if self.x0 is None else self.x0.to(device)
+        return replace(self, x=self.x.to(device), x0=x0)
 
 
 OnStep = Callable[[SamplerState], None]
@@ -296,7 +301,7 @@ def sample_few_step(
 def _run(
     step: Step, levels: list[float], x: Tensor, on_step: OnStep, state: SamplerState | None
 ) -> Tensor:
-    now = SamplerState(0, x.float()) if state is None else state
+    now = SamplerState(0, x.float()) if state is None else state.on(x.device)
     _check_within("state.step", now.step, 0, len(levels) - 1)
     while now.step < len(levels) - 1:
         now = step(now)

@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from models.catalog import CascadeRule, ModelCard, Quality
-from models.protocol import Frames, OnStep, Step, Task
-from models.videoldm.cascade import Cascade, film_of, key_times
+from models.protocol import Frames, Memory, OnStep, Step, Task
+from models.videoldm.cascade import Bar, Cascade, film_of, key_times
+from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, own, remembered
 from models.videoldm.conditioning import frame_times
 from models.videoldm.diffusion import frame_noise
 from models.videoldm.given import words_only
 from models.videoldm.pipeline import VideoLDM
-from models.videoldm.samplers import SamplerState
 from models.videoldm.student import Student
 
 KEYED = frozenset({"text", "image", "first_last_frame", "reference"})  # kinds of one clip
@@ -41,36 +41,42 @@ class StagedLDM:
         """Make the clip; see `models.protocol.VideoModel`."""
         return np.concatenate(list(self.stream(task, on_step)))
 
-    def stream(self, task: Task, on_step: OnStep) -> Iterator[Frames]:
-        """Make the film piece by piece; see `models.protocol.StreamingModel`."""
-        rule = self.cascade.rule
+    def remember(self, identity: str, written: bytes | None = None) -> FilmMemory:
+        """The memory of one film; see `models.protocol.ResumableModel`."""
+        return self.base.remember(identity, written)
+
+    def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
+        """Make the film piece by piece; see `models.protocol.ResumableModel`."""
+        known, rule = own(memory), self.cascade.rule
         quality = rule.quality(task.quality)
         if task.task_type not in self.card.tasks:
             raise ValueError(f"{self.card.id} cannot make task {task.task_type!r}")
         if task.task_type == "interpolate":
-            return self.cascade.interpolate(task, quality, on_step)
+            return self.cascade.interpolate(task, quality, on_step, known)
         if task.task_type == "upscale":
-            return self.cascade.upscale(task, quality, on_step)
+            return self.cascade.upscale(task, quality, on_step, known)
         if f"{task.width}x{task.height}" in self.base.card.sizes and task.fps not in rule.fps:
-            return self.base.stream(task, on_step)
-        return self._through_stages(task, quality, on_step)
+            return self.base.stream(task, on_step, known)
+        return self._through_stages(task, quality, on_step, known)
 
-    def _through_stages(self, task: Task, quality: Quality, on_step: OnStep) -> Iterator[Frames]:
+    def _through_stages(
+        self, task: Task, quality: Quality, on_step: OnStep, memory: FilmMemory
+    ) -> Iterator[Frames]:
         rule = self.cascade.rule
         film = film_of(task, rule, task.quality)
         keys = key_task(task, rule, quality, self.base.card)
         times = tuple(index / keys.fps for index in range(keys.num_frames))
-        latents = self._keys(keys, quality, on_step)
-        yield from self.cascade.film(latents, times, film, on_step)
+        latents = self._keys(keys, quality, on_step, memory)
+        yield from self.cascade.film(latents, times, film, on_step, memory)
 
-    def _keys(self, keys: Task, quality: Quality, on_step: OnStep) -> Tensor:
+    def _keys(self, keys: Task, quality: Quality, on_step: OnStep, memory: FilmMemory) -> Tensor:
         """Latents (1, c, k, h, w) of the key frames."""
         student = self.base.preset.stages.student
         if quality.distilled and keys.adapter is not None:
             raise ValueError(f"quality {quality.name!r} with an adapter, which changes the base")
         if quality.distilled and student is not None and keys.task_type == "text":
-            return drawn_in_few_steps(self.base, student, keys, on_step)
-        return self.base.latents(keys, on_step)
+            return drawn_in_few_steps(self.base, student, keys, on_step, memory)
+        return self.base.latents(keys, on_step, memory)
 
 
 def staged(base: VideoLDM) -> VideoLDM | StagedLDM:
@@ -127,7 +133,13 @@ def key_task(task: Task, rule: CascadeRule, quality: Quality, card: ModelCard) -
     )
 
 
-def drawn_in_few_steps(base: VideoLDM, student: Student, keys: Task, on_step: OnStep) -> Tensor:
+def drawn_in_few_steps(
+    base: VideoLDM,
+    student: Student,
+    keys: Task,
+    on_step: OnStep,
+    memory: FilmMemory = NO_MEMORY,
+) -> Tensor:
     """Key latents by the distilled base; a scale it was not distilled for is brought into range."""
     least, most = student.config.guidance
     scale = min(max(keys.guidance_scale, least), most)
@@ -137,9 +149,6 @@ def drawn_in_few_steps(base: VideoLDM, student: Student, keys: Task, on_step: On
     times = frame_times(keys.num_frames, keys.fps)[0]
     shape = (told.frames.shape[1], told.frames.shape[3], told.frames.shape[4])
     noise = frame_noise(shape, times, keys.seed)[None].to(told.frames.device)
-    on_step(Step("denoising", 0, steps))
-
-    def report(state: SamplerState) -> None:
-        on_step(Step("denoising", state.step, steps))
-
-    return student.sample(told, noise, scale, steps, report)
+    bar = Bar(on_step, "denoising", steps)
+    on_state, state = remembered(memory, "student", bar.step)
+    return student.sample(told, noise, scale, steps, on_state, state)

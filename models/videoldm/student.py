@@ -17,7 +17,7 @@ from models.videoldm.conditioning import Conditions
 from models.videoldm.config import StudentConfig, UNetConfig
 from models.videoldm.diffusion import denoiser, lambda_of, uniform_u_grid
 from models.videoldm.layers import sinusoid, zeroed
-from models.videoldm.samplers import OnStep, ignore, sample_ddim
+from models.videoldm.samplers import OnStep, SamplerState, ignore, sample_ddim
 from models.videoldm.unet import Embedder, UNet
 
 
@@ -77,10 +77,17 @@ class Student:
     unet: StudentUNet
 
     def sample(
-        self, told: Conditions, x: Tensor, scale: float, steps: int, on_step: OnStep = ignore
+        self,
+        told: Conditions,
+        x: Tensor,
+        scale: float,
+        steps: int,
+        on_step: OnStep = ignore,
+        state: SamplerState | None = None,
     ) -> Tensor:
         """Clean latents (b, c, t, h, w) of noise x, one forward a step.
 
+        state   where an earlier run stood
         raises ValueError for a step count or scale it was not distilled to
         """
         check_student(self.config, scale, steps)
@@ -91,7 +98,8 @@ class Student:
             log_snr = lambda_of(sigma).float().expand(len(x)).to(x.device)
             return self.unet(x.to(dtype), log_snr, said).float()
 
-        return sample_ddim(denoiser(velocity), x, uniform_u_grid(steps), on_step=on_step)
+        grid = uniform_u_grid(steps)
+        return sample_ddim(denoiser(velocity), x, grid, on_step=on_step, state=state)
 
 
 def instructed(told: Conditions, scale: float | Tensor, steps: int) -> StudentConditions:

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.videoldm.autoencoder import Autoencoder
+from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, remembered
 from models.videoldm.conditioning import Conditions, Kind, text_only
 from models.videoldm.config import UNetConfig, UpsamplerConfig
 from models.videoldm.diffusion import denoiser, frame_noise, lambda_of, noised, uniform_u_grid
 from models.videoldm.interpolation import Report, held, ignore
 from models.videoldm.layers import sinusoid, zeroed
-from models.videoldm.samplers import SamplerState, sample_ddim
+from models.videoldm.samplers import OnStep, SamplerState, sample_ddim
 from models.videoldm.unet import Embedder, UNet
 
 
@@ -121,6 +122,7 @@ class Upsampler(nn.Module):
         steps: int,
         seed: int,
         report: Report = ignore,
+        memory: FilmMemory = NO_MEMORY,
     ) -> Iterator[Tensor]:
         """The film at the target size, chunk by chunk, so that memory does not grow with it.
 
@@ -130,11 +132,13 @@ class Upsampler(nn.Module):
         raises  ValueError for sides that the latent grid does not fit
         """
         context: Tensor | None = None
-        for chunk in chunked(pieces, self.config.chunk, self.config.overlap):
+        chunks = chunked(pieces, self.config.chunk, self.config.overlap)
+        for index, chunk in enumerate(chunks):
             check_sides(chunk.low, side_step(self.config))
             last = chunk.start + chunk.low.shape[2]
             times = torch.arange(chunk.start, last, dtype=torch.float64) / fps
-            latents = self._sampled(chunk.low, times, fps, context, steps, seed, report)
+            run = remembered(memory, f"upsampler/{index}", report)
+            latents = self._sampled(chunk.low, times, fps, context, steps, seed, *run)
             fresh = slice(chunk.given, None)
             yield self.decode(latents[:, :, fresh], chunk.low[:, :, fresh])
             context = latents[:, :, -self.config.overlap :]
@@ -147,7 +151,8 @@ class Upsampler(nn.Module):
         context: Tensor | None,
         steps: int,
         seed: int,
-        report: Report,
+        on_step: OnStep,
+        state: SamplerState | None,
     ) -> Tensor:
         """Latents of a chunk, (1, c, t, h, w) float32."""
         level = torch.tensor([self.config.low_sigma], dtype=torch.float64)
@@ -166,12 +171,10 @@ class Upsampler(nn.Module):
             log_snr = lambda_of(sigma).float().expand(len(x)).to(x.device)
             return self.unet(x.to(dtype), log_snr, told).float()
 
-        def on_step(state: SamplerState) -> None:
-            report()
-
         noise = frame_noise(_frame_shape(told.frames), times, seed, stage="upsampler")[None]
         denoise = held(denoiser(velocity), told.frames.float(), told.mask)
-        return sample_ddim(denoise, noise.to(low.device), uniform_u_grid(steps), on_step=on_step)
+        noise, grid = noise.to(low.device), uniform_u_grid(steps)
+        return sample_ddim(denoise, noise, grid, on_step=on_step, state=state)
 
 
 def enlarged(low: Tensor, factor: int) -> Tensor:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from models.training import assets
-from models.training.concepts import FIRST_EDITION, HELD_OUT, TRAINED
+from models.training.concepts import EDITION, HELD_OUT, TRAINED
 from models.training.scenes import SCENES
 from models.videoldm.weights import digest
 from tests.models.presets import POCKET
@@ -39,7 +39,7 @@ def test_the_cards_figures_are_the_reports(name: str) -> None:
 
 
 def test_the_card_counts_subjects_and_scenes_rightly() -> None:
-    for count in (len(FIRST_EDITION), len(TRAINED), len(HELD_OUT), len(SCENES)):
+    for count in (len(EDITION), len(TRAINED), len(HELD_OUT), len(SCENES)):
         assert re.search(rf"\b{count}\b", CARD)
 
 

@@ -144,9 +144,10 @@ def test_the_other_end_of_a_clip_with_context_is_given_at_times() -> None:
     assert not (first & ~context[:, -1]).any()
 
 
-def test_the_loss_counts_everywhere_but_at_context() -> None:
+def test_the_loss_counts_everywhere_but_at_context_and_twice_at_first_frames() -> None:
     told = draw_conditions(words(), clips(), draws(0, 0))
     counted = targets(told)
+    assert torch.equal(counted[:, 0, :, 0, 0] == 2, given_slots(told, Kind.FIRST))
     assert counted.shape == (COUNT, 1, FRAMES, 1, 1)
     assert torch.equal(counted[:, 0, :, 0, 0] == 0, given_slots(told, Kind.CONTEXT))
 
@@ -158,6 +159,12 @@ def test_text_is_dropped_whatever_else_is_given() -> None:
     framed = given_slots(told, Kind.FIRST)[:, 0]
     assert (silent & framed).any()
     assert (silent & ~framed).any()
+
+
+def test_a_single_frame_is_now_and_then_given_itself() -> None:
+    mixture = Mixture(single_first=0.25, rough_first=0.0)
+    told = draw_conditions(words(frames=1), clips(frames=1), draws(0, 0), mixture)
+    assert float(given_slots(told, Kind.FIRST).float().mean()) == pytest.approx(0.25, abs=0.06)
 
 
 def test_a_single_frame_is_given_nothing_but_references() -> None:

@@ -113,8 +113,9 @@ def test_held_out_concepts_are_in_no_training_list() -> None:
     assert len(concepts.HELD_OUT) >= 40
     assert len(concepts.TRAINED) >= 250
     assert not concepts.HELD_OUT & set(concepts.TRAINED)
-    assert set(concepts.FIRST_EDITION) <= set(concepts.TRAINED)
-    assert len(set(concepts.FIRST_EDITION)) >= 150
+    assert set(concepts.EDITION) <= set(concepts.TRAINED)
+    assert len(set(concepts.EDITION)) >= 200
+    assert set(concepts.ADDED) < set(concepts.EDITION)
 
 
 def test_the_caption_says_the_state() -> None:
