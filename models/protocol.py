@@ -148,6 +148,11 @@ class StreamingModel(VideoModel, Protocol):
 class Memory(Protocol):
     """What of a film is made already: all that another process needs to go on from there."""
 
+    @property
+    def steps(self) -> int:
+        """Denoising steps that need not be made again."""
+        ...
+
     def write(self) -> bytes:
         """All of it. Whole whenever `on_step` is called."""
         ...

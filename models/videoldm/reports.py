@@ -32,6 +32,7 @@ class Reports:
         self._shots = max(1, len(task.shots))
         self._done, self._shot, self._ends = 0, 0, False
         self._clip = -1
+        self._known = min(memory.steps, self._total)  # of earlier attempts, told as done at once
         self._shot_begun = 0  # steps of the whole film that were done when the shot began
 
     def begin(self, shot: int, ends: bool) -> None:
@@ -47,12 +48,12 @@ class Reports:
         known = self._memory.find(address)
         if begun == 0 or known is not None:
             self._done += 0 if known is None else known.step
-            self._tell("denoising", self._done, self._total)
+            self._denoising()
 
         def on_state(state: SamplerState) -> None:
             self._memory.note(address, state)
             self._done = begun + state.step
-            self._tell("denoising", self._done, self._total)
+            self._denoising()
 
         return on_state, known
 
@@ -65,7 +66,10 @@ class Reports:
         if self._ends:
             self._tell("decoding", index, total)
         else:
-            self._tell("denoising", self._done, self._total)
+            self._denoising()
+
+    def _denoising(self) -> None:
+        self._tell("denoising", max(self._done, self._known), self._total)
 
     def _tell(self, stage: GenerationStage, index: int, total: int) -> None:
         share = (self._done - self._shot_begun) / self._shot_steps[self._shot]
