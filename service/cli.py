@@ -26,7 +26,7 @@ from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable
 from service.making import DEFAULT_URL, Key, Unusable, Url
 from service.settings import ServiceSettings
-from service.standalone import Plan, base_url, bind, check_bind, run
+from service.standalone import Plan, base_url, bind, check_bind, published_host, run
 
 app = typer.Typer(
     help="Praxino: a self-hosted video-generation service that never loses a job.",
@@ -101,7 +101,7 @@ def api(
         )
         if fd is None:
             address = settings.host if host is None else host
-            check_bind(address, settings.needs_key)
+            check_bind(published_host(settings.published) or address, settings.needs_key)
             listener = bind(address, settings.port if port is None else port)
             typer.echo(f"Praxino's API listens at {base_url(listener)}")
         else:

@@ -18,6 +18,8 @@ class ServiceSettings(JobSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    # Address and port that others are forwarded from; decides in place of host who must show a key.
+    published: str | None = None
     # Comma-separated `key`, `tenant:key`, or either with `sha256:<hex>` for the key. None here and
     # none made by `praxino keys` means one anonymous tenant, which is for loopback only.
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()

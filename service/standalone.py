@@ -161,6 +161,14 @@ def check_bind(host: str, has_keys: bool) -> None:
     )
 
 
+def published_host(published: str | None) -> str | None:
+    """The host of `host:port`, as in 127.0.0.1:8000 or [::1]:8000; every address for a bare port."""
+    if published is None:
+        return None
+    host, mark, _ = published.rpartition(":")
+    return host.strip("[]") if mark and host.strip("[]") else "0.0.0.0"
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; raises StartError if the port is taken or not allowed."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

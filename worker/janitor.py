@@ -24,6 +24,7 @@ from worker.jobs.connection import web_client
 from worker.jobs.store import JobStore
 from worker.journal import configure_logging
 from worker.patience import OUTAGES
+from worker.pulse import Pulse
 from worker.settings import EXIT_BAD_SETTINGS, JanitorSettings, read_settings
 
 log = structlog.get_logger()
@@ -56,6 +57,7 @@ class Janitor:
         self._was_active = False
         self._overdue = Clock(OVERDUE_EVERY_S, at_once=True)
         self._sweep = Clock(settings.sweep_every_s)
+        self._pulse = Pulse(settings.data_dir, "janitor")
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until told to stop; outages are waited out."""
@@ -63,9 +65,11 @@ class Janitor:
         log.info("janitor.ready")
         while not stopping():
             if tick.due():
+                self._pulse.beat("idle")
                 self._try_round()
             time.sleep(POLL_S)
         self._release()
+        self._pulse.stop()
         log.info("janitor.stopped")
 
     def work_once(self) -> bool:

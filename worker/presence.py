@@ -11,6 +11,7 @@ from worker.jobs.store import JobStore
 from worker.launcher import Launcher
 from worker.messages import Ready
 from worker.patience import OUTAGES
+from worker.pulse import Pulse
 
 ANNOUNCE_EVERY_S = 5.0
 
@@ -19,7 +20,14 @@ class Presence:
     """The announcements of one worker. An outage loses one; the next comes soon."""
 
     def __init__(
-        self, store: JobStore, name: str, model: str, ttl_s: float, launcher: Launcher, pace: Pace
+        self,
+        store: JobStore,
+        name: str,
+        model: str,
+        ttl_s: float,
+        launcher: Launcher,
+        pace: Pace,
+        pulse: Pulse,
     ) -> None:
         self._store = store
         self._name = name
@@ -27,6 +35,7 @@ class Presence:
         self._ttl_s = ttl_s
         self._launcher = launcher
         self._pace = pace
+        self._pulse = pulse
         self._clock = Clock(ANNOUNCE_EVERY_S, at_once=True)
 
     def due(self) -> bool:
@@ -35,6 +44,7 @@ class Presence:
 
     def announce(self, state: str, job_id: str | None = None) -> None:
         """Say what the worker does now: starting, idle, busy or draining."""
+        self._pulse.beat(state)
         self._put(state, job_id, self._ttl_s)
 
     def meet(self, ready: Ready) -> None:
@@ -52,6 +62,7 @@ class Presence:
 
     def retire(self) -> None:
         """Be forgotten at once."""
+        self._pulse.stop()
         self._put("draining", None, 0.001)
 
     def _put(self, state: str, job_id: str | None, ttl_s: float) -> None:

@@ -37,6 +37,7 @@ from worker.launcher import Child, Launcher
 from worker.messages import Run
 from worker.patience import OUTAGES, persist
 from worker.presence import Presence
+from worker.pulse import Pulse
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
 
@@ -79,6 +80,7 @@ class Supervisor(BaseWorker):
         self._shelf = Shelf(settings.shelf_dir.resolve())
         self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
         self._pace = Pace()
+        self._pulse = Pulse(settings.data_dir, "worker")
         self._presence = Presence(
             self._quick_store,
             self.name,
@@ -86,6 +88,7 @@ class Supervisor(BaseWorker):
             settings.worker_ttl_s,
             self._launcher,
             self._pace,
+            self._pulse,
         )
         self._attempt: Attempt | None = None
         self._drain = Drain(settings.drain_s, self._hurry)
@@ -304,4 +307,8 @@ class Supervisor(BaseWorker):
             self._presence.announce("starting")
 
     def _persist(self, action: Callable[[], Value], what: str) -> Value:
-        return persist(action, what, self.settings.redis_patience_s, self._drain.over)
+        return persist(action, what, self.settings.redis_patience_s, self._give_up)
+
+    def _give_up(self) -> bool:
+        self._pulse.beat()  # whoever waits for the queue server is alive
+        return self._drain.over()

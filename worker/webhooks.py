@@ -24,6 +24,7 @@ from worker.jobs.outbox import Letter, Outbox, Outcome
 from worker.jobs.signing import signed_headers
 from worker.journal import configure_logging
 from worker.patience import OUTAGES, persist
+from worker.pulse import Pulse
 from worker.settings import EXIT_BAD_SETTINGS, WebhookSettings, read_settings
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Sender:
         self._times = Times(connect_s=total_s, idle_s=total_s, total_s=total_s)
         self._threads = ThreadPoolExecutor(settings.webhook_senders, "webhook")
         self._sending: dict[Future[None], str] = {}  # to the host
+        self._pulse = Pulse(settings.data_dir, "webhooks")
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until told to stop; tries under way are then finished, outages waited out."""
@@ -53,12 +55,14 @@ class Sender:
         log.info("webhooks.ready")
         while not stopping():
             if tick.due():
+                self._pulse.beat("idle")
                 try:
                     self.work_once()
                 except OUTAGES as error:
                     log.warning("queue.unreachable", action="webhooks", error=type(error).__name__)
             time.sleep(POLL_S)
         self._threads.shutdown(cancel_futures=True)
+        self._pulse.stop()
         log.info("webhooks.stopped")
 
     def work_once(self) -> None:

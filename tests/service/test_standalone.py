@@ -15,7 +15,7 @@ from redis import Redis
 
 from service import children
 from service.children import Child, Command, StartError, backoff_s
-from service.standalone import base_url, bind, check_bind, locked
+from service.standalone import base_url, bind, check_bind, locked, published_host
 from service.valkey import queue_command
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +172,23 @@ def test_without_keys_nobody_else_may_reach_the_service(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_needs_no_keys(host: str) -> None:
     check_bind(host, has_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("published", "host"),
+    [
+        (None, None),
+        ("127.0.0.1:8000", "127.0.0.1"),
+        ("[::1]:8000", "::1"),
+        ("192.0.2.1:80", "192.0.2.1"),
+        ("8000", "0.0.0.0"),
+        (":8000", "0.0.0.0"),
+    ],
+)
+def test_a_forwarded_port_counts_as_the_address_it_is_reached_at(
+    published: str | None, host: str | None
+) -> None:
+    assert published_host(published) == host
 
 
 def test_unknown_host_is_named() -> None:
