@@ -5,21 +5,23 @@ what it asks of the queue goes through a `Desk`.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
 from worker.channel import ChannelClosed, ChannelGarbled
 from worker.clock import Clock
 from worker.forecast import Pace
-from worker.jobs.contract import JobError, JobResult, Progress, Stage
+from worker.jobs.contract import Checkpoint, JobError, JobResult, Progress, Stage
 from worker.launcher import Child
-from worker.messages import Cancel, Failed, FromChild, Run
+from worker.messages import Cancel, Failed, FromChild, Run, Yield
 
 POLL_S = 0.25
 REPORT_EVERY_S = 0.25
 CANCEL_CHECK_EVERY_S = 1.0
 DRAIN_CHECK_EVERY_S = 0.25
+KEEP_EVERY_S = 0.5
+HAND_BACK_S = 4.0  # from a drain order to a kill, so that the job waits again within 5 s
 
 
 class Verdict(StrEnum):
@@ -45,6 +47,8 @@ class Outcome:
     error: JobError | None = None
     retryable: bool = False
     reason: str = ""
+    checkpoint: Checkpoint | None = None  # written, but the queue server did not hear of it yet
+    checkpointed: bool = False  # this attempt or an earlier one has left checkpoints
 
 
 class Desk(Protocol):
@@ -53,6 +57,11 @@ class Desk(Protocol):
 
     def report(self, progress: Progress) -> bool:
         """Tell the progress; false if the job belongs to another attempt."""
+        ...
+
+    def keep(self, checkpoint: Checkpoint) -> bool | None:
+        """Let the next attempt go on from here; false if the job belongs to another attempt
+        already, None if nobody could be asked."""
         ...
 
     def renew(self) -> bool:
@@ -91,6 +100,9 @@ class Attempt:
         self._cancel_check = Clock(CANCEL_CHECK_EVERY_S, at_once=True)
         self._report = Clock(REPORT_EVERY_S, at_once=True)
         self._drain_check = Clock(DRAIN_CHECK_EVERY_S)
+        self._keep = Clock(KEEP_EVERY_S)
+        self._unkept: Checkpoint | None = None
+        self._checkpointed = run.resume is not None
         self._stage, self._index, self._total = Stage.LOADING, 0, 0
         self._shot, self._shot_done = 0, 0.0
         self._reported = True
@@ -115,7 +127,7 @@ class Attempt:
         outcome = self._drive()
         result = outcome.result
         self._pace.note_end(None if result is None else result.peak_memory_mb)
-        return outcome
+        return replace(outcome, checkpoint=self._unkept, checkpointed=self._checkpointed)
 
     def _drive(self) -> Outcome:
         try:
@@ -157,6 +169,10 @@ class Attempt:
             if self._stage is Stage.DENOISING:
                 self._pace.note_step(message.index, message.total)
             return None
+        if message.type == "checkpoint":
+            self._unkept, self._checkpointed = message.checkpoint, True
+            self._send_checkpoint()
+            return None
         if self._stopped is Verdict.FENCED:
             return Outcome(Verdict.FENCED)
         if message.type == "done":
@@ -181,6 +197,8 @@ class Attempt:
             self._stop(Verdict.FENCED)
         if not self._reported and self._report.due():
             self._send_report()
+        if self._unkept is not None and self._keep.due():
+            self._send_checkpoint()
         if self._hurry:
             self._stop(Verdict.DRAINED)
             self._kill_at = 0.0
@@ -199,17 +217,28 @@ class Attempt:
         """Stop softly, and after the grace period by force. The first verdict stands, except that
         a lost lease overrides all."""
         if self._stopped is None:
-            self._kill_at = time.monotonic() + self._grace_s
+            drained = verdict is Verdict.DRAINED
+            grace_s = min(self._grace_s, HAND_BACK_S) if drained else self._grace_s
+            self._kill_at = time.monotonic() + grace_s
             self._stopped = verdict
-            self._tell_child_to_stop()
+            self._tell_child_to_stop(checkpoint=drained)
         elif verdict is Verdict.FENCED:
             self._stopped = verdict
 
-    def _tell_child_to_stop(self) -> None:
+    def _tell_child_to_stop(self, *, checkpoint: bool = False) -> None:
+        order = Yield if checkpoint else Cancel
         try:
-            self._child.send(Cancel(exec=self._run.exec))
+            self._child.send(order(exec=self._run.exec))
         except ChannelClosed:
             return  # the loop reads the same from its own end
+
+    def _send_checkpoint(self) -> None:
+        kept = None if self._unkept is None else self._desk.keep(self._unkept)
+        if kept is None:
+            return  # tried again, and before the job is given back
+        self._unkept = None
+        if not kept:
+            self._stop(Verdict.FENCED)
 
     def _send_report(self) -> None:
         self._reported = True

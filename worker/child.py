@@ -51,6 +51,7 @@ class Orders:
         self._channel = channel
         self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
+        self._leaving: set[str] = set()
 
     def listen(self) -> None:
         """Take orders on a thread of their own; the end of the channel ends the process."""
@@ -64,9 +65,14 @@ class Orders:
         """Whether this attempt was told to stop."""
         return token in self._cancelled
 
+    def leaving(self, token: str) -> bool:
+        """Whether this attempt was told to write down what it has, and stop."""
+        return token in self._leaving
+
     def forget(self) -> None:
         """The attempt is over."""
         self._cancelled.clear()
+        self._leaving.clear()
 
     def _read(self) -> None:
         try:
@@ -78,6 +84,8 @@ class Orders:
                     self._runs.put(order)
                 elif order.type == "cancel":
                     self._cancelled.add(order.exec)
+                elif order.type == "yield":
+                    self._leaving.add(order.exec)
                 else:
                     self._runs.put(None)
         except (ChannelClosed, ChannelGarbled):
@@ -124,7 +132,8 @@ def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
     while (run := orders.next_run()) is not None:
         channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
         cancelled = functools.partial(orders.cancelled, run.exec)
-        answer = make_film(run, tools, channel.send, cancelled)
+        leaving = functools.partial(orders.leaving, run.exec)
+        answer = make_film(run, tools, channel.send, cancelled, leaving)
         orders.forget()
         channel.send(answer)
         if isinstance(answer, Failed):
@@ -143,6 +152,7 @@ def equip(config: ChildConfig) -> Equipment:
         scratch_dir=config.scratch_dir,
         encoder=config.encoder,
         storage_patience_s=config.storage_patience_s,
+        checkpoint_overhead=config.checkpoint_overhead,
     )
 
 

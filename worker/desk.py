@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from worker.clock import Clock
-from worker.jobs.contract import Progress
+from worker.jobs.contract import Checkpoint, Progress
 from worker.jobs.store import JobStore
 from worker.patience import OUTAGES
 
@@ -43,6 +43,14 @@ class QueueDesk:
         if self._resting():
             return True
         return self._ask(lambda: self._store.report(self._job_id, self._token, progress), True)
+
+    def keep(self, checkpoint: Checkpoint) -> bool | None:
+        """Let the next attempt go on from here; None if the queue server is away."""
+        if self._resting():
+            return None
+        return self._ask(
+            lambda: self._store.checkpoint(self._job_id, self._token, checkpoint), None
+        )
 
     def renew(self) -> bool:
         """Renew the lease; false if it is lost."""

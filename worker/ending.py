@@ -32,6 +32,8 @@ def end_attempt(
         ending, owned = Ending.COMPLETED, store.complete(job.id, token, outcome.result)
     elif goes_back(job, outcome):
         ending, counts = Ending.REQUEUED, costs_retry(job, outcome)
+        if outcome.checkpoint is not None:
+            store.checkpoint(job.id, token, outcome.checkpoint)
         owned = store.requeue(job.id, token, back_reason(outcome), counts=counts)
     else:
         ending = Ending.FAILED

@@ -6,17 +6,24 @@ code and a sentence that is safe to show. Nothing here knows the queue.
 
 import errno
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from models.protocol import Cancelled, Frames, Step, StreamingModel, Task, VideoModel
+from models.protocol import (
+    Cancelled,
+    Frames,
+    ResumableModel,
+    StreamingModel,
+    Task,
+    VideoModel,
+)
 from worker import media
+from worker.checkpoints import open_checkpoints
 from worker.inputs import InputLost, read_task
 from worker.jobs.artifacts import (
     FILES,
@@ -29,76 +36,15 @@ from worker.jobs.artifacts import (
 )
 from worker.jobs.contract import Artifact, ErrorCode, JobResult, Stage
 from worker.memory import peak_memory_mb, reset_peak_memory
-from worker.messages import (
-    CancelledMessage,
-    Done,
-    Failed,
-    FromChild,
-    Run,
-    StageStarted,
-    StepDone,
-)
+from worker.messages import CancelledMessage, Done, Failed, FromChild, Run
 from worker.provenance import read_provenance
 from worker.reel import Reel
 from worker.shelf import Film, Shelf, Unstored, persist
+from worker.stopwatch import Stopwatch, Tell, never
 
 log = structlog.get_logger()
 
-Tell = Callable[[FromChild], None]
-
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class Stopwatch:
-    """Announces each stage and the steps within it, and adds up the seconds of each."""
-
-    def __init__(self, token: str, tell: Tell, cancelled: Callable[[], bool]) -> None:
-        self._token = token
-        self._tell = tell
-        self._cancelled = cancelled
-        self._stage: Stage | None = None
-        self._since = 0.0
-        self.seconds: dict[str, float] = {}
-
-    def enter(self, stage: Stage) -> None:
-        """Close the stage before and begin this one; raises Cancelled if told to stop."""
-        self.check()
-        if stage is self._stage:
-            return
-        self.leave()
-        self._stage, self._since = stage, time.monotonic()
-        self._tell(StageStarted(exec=self._token, stage=stage))
-
-    def leave(self) -> None:
-        """Close the current stage."""
-        if self._stage is not None:
-            self._spend(self._stage, time.monotonic() - self._since)
-        self._stage = None
-
-    def step(self, step: Step) -> None:
-        """The model's callback: reports, and raises Cancelled if told to stop."""
-        self.enter(Stage(step.stage))
-        place = {"shot": step.shot, "shots": step.shots, "shot_done": step.shot_done}
-        self._tell(StepDone(exec=self._token, index=step.index, total=step.total, **place))
-
-    def aside(self, film: Iterable[Frames]) -> Generator[Frames]:
-        """The pieces of a film in the making; what is done with them in between is no part of the
-        stage that makes them, but post-processing."""
-        for piece in film:
-            lent = time.monotonic()
-            yield piece
-            del piece
-            spent = time.monotonic() - lent
-            self._since += spent
-            self._spend(Stage.POST_PROCESSING, spent)
-
-    def _spend(self, stage: Stage, spent_s: float) -> None:
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent_s, 4)
-
-    def check(self) -> None:
-        """Raise Cancelled if told to stop."""
-        if self._cancelled():
-            raise Cancelled
 
 
 @dataclass(frozen=True)
@@ -111,16 +57,24 @@ class Equipment:
     scratch_dir: Path
     encoder: str
     storage_patience_s: float  # how long a finished film waits for the store
+    checkpoint_overhead: float = 0.01  # share of an attempt's time
 
 
-def make_film(run: Run, tools: Equipment, tell: Tell, cancelled: Callable[[], bool]) -> FromChild:
+def make_film(
+    run: Run,
+    tools: Equipment,
+    tell: Tell,
+    cancelled: Callable[[], bool],
+    leaving: Callable[[], bool] = never,
+) -> FromChild:
     """Make and store one film; never raises an `Exception`.
 
     tell       called with each stage and step
     cancelled  asked at every step and frame; true stops the attempt and keeps the model
+    leaving    likewise; true stops it with a checkpoint, so that another attempt can go on
     returns    Done, CancelledMessage or Failed
     """
-    watch = Stopwatch(run.exec, tell, cancelled)
+    watch = Stopwatch(run.exec, tell, cancelled, leaving)
     try:
         result = _make(run, tools, watch)
         return Done(exec=run.exec, result=result)
@@ -201,6 +155,9 @@ def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
     request = run.request
     reel = Reel(request.num_frames, request.height, request.width)
     tools.scratch_dir.mkdir(parents=True, exist_ok=True)
+    watch.checkpoints = open_checkpoints(
+        run, tools.model, tools.store, tools.scratch_dir, tools.checkpoint_overhead, watch.tell
+    )
     with tempfile.TemporaryDirectory(dir=tools.scratch_dir) as scratch:
         folder = Path(scratch) / "film"
         folder.mkdir()
@@ -234,6 +191,9 @@ def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
 def _made(model: VideoModel, task: Task, watch: Stopwatch) -> Generator[Frames]:
     """The film as the model hands it over: piece by piece if it can, so that its length costs no
     memory, else whole."""
+    if watch.checkpoints is not None and isinstance(model, ResumableModel):
+        yield from watch.aside(model.stream(task, watch.step, watch.checkpoints.memory))
+        return
     if isinstance(model, StreamingModel):
         yield from watch.aside(model.stream(task, watch.step))
         return

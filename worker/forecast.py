@@ -21,13 +21,14 @@ class Timeline:
         self.denoising_since: float | None = None
         self.index, self.total = 0, request.num_inference_steps
         self.stepped_at = self.began
+        self.first = 0  # steps that earlier attempts did
         self.plain = True  # false once the steps began anew, as they do with several shots
 
     def step(self, index: int, total: int) -> None:
         """`index` of `total` denoising steps are done; 0 when they begin."""
         now = time.monotonic()
         if self.denoising_since is None:
-            self.denoising_since = now
+            self.denoising_since, self.first = now, index
         elif index < self.index:
             self.plain = False
         self.index, self.total, self.stepped_at = index, total, now
@@ -56,7 +57,7 @@ class Timeline:
             return max(0.0, expected.tail_s - (now - self.stepped_at))
         step_s = expected.step_s * expected.steps / self.total
         seen_s = self.stepped_at - self.denoising_since
-        step_s = (DOUBT * step_s + seen_s) / (DOUBT + self.index)
+        step_s = (DOUBT * step_s + seen_s) / (DOUBT + self.index - self.first)
         rest_s = (self.total - self.index) * step_s - (now - self.stepped_at)
         return max(0.0, rest_s) + expected.tail_s
 
@@ -95,9 +96,11 @@ class Pace:
             self._timeline.step(index, total)
 
     def note_end(self, peak_mb: float | None) -> None:
-        """The attempt is over; `peak_mb` None: it made no film, so it teaches nothing."""
+        """The attempt is over; `peak_mb` None: it made no film, so it teaches nothing. Nor does
+        one that went on with another's."""
         self._made = None
-        if self._timeline is not None and peak_mb is not None:
+        whole = self._timeline is not None and not self._timeline.first
+        if self._timeline is not None and whole and peak_mb is not None:
             self._made = self._timeline, peak_mb
         self._timeline = None
 

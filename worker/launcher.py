@@ -50,6 +50,7 @@ class ChildConfig(BaseModel):
     max_memory_mb: int = 0  # 0: no limit
     max_file_mb: int = 0
     rehearse: bool = True
+    checkpoint_overhead: float = 0.01
 
 
 class LoadFailed(Exception):
@@ -240,6 +241,7 @@ class Launcher:
             max_memory_mb=settings.max_child_memory_mb,
             max_file_mb=settings.max_file_mb,
             rehearse=settings.rehearse,
+            checkpoint_overhead=settings.checkpoint_overhead,
         )
 
 

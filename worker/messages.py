@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from worker.jobs.catalog import CostCurve
-from worker.jobs.contract import ErrorCode, JobResult, Stage, VideoRequest
+from worker.jobs.contract import Checkpoint, ErrorCode, JobResult, Stage, VideoRequest
 from worker.jobs.costs import Sample
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -30,12 +30,21 @@ class Run(Message):
     attempt: int
     request: VideoRequest
     artifact_prefix: str  # every result's key starts with it; contains the attempt token
+    checkpoint_prefix: str = ""  # every checkpoint's key starts with it; "": none are wanted
+    resume: Checkpoint | None = None  # go on from it, if it can be read
 
 
 class Cancel(Message):
     """To the child: stop the attempt at its next step; the model stays loaded."""
 
     type: Literal["cancel"] = "cancel"
+    exec: str
+
+
+class Yield(Message):
+    """To the child: write a checkpoint at the next step, then stop as after `Cancel`."""
+
+    type: Literal["yield"] = "yield"
     exec: str
 
 
@@ -78,6 +87,14 @@ class StepDone(Message):
     shot_done: float = 0.0  # 0..1 of that shot
 
 
+class CheckpointSaved(Message):
+    """From the child: a checkpoint is durable; it counts once the job's row names it."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    exec: str
+    checkpoint: Checkpoint
+
+
 class Done(Message):
     """From the child: results are durable under the artifact prefix."""
 
@@ -106,9 +123,9 @@ class Failed(Message):
     finished: bool = False
 
 
-ToChild = Annotated[Run | Cancel | Exit, Field(discriminator="type")]
+ToChild = Annotated[Run | Cancel | Yield | Exit, Field(discriminator="type")]
 FromChild = Annotated[
-    Ready | StageStarted | StepDone | Done | CancelledMessage | Failed,
+    Ready | StageStarted | StepDone | CheckpointSaved | Done | CancelledMessage | Failed,
     Field(discriminator="type"),
 ]
 

@@ -12,7 +12,7 @@ import structlog
 from redis import Redis
 
 from worker.jobs import keys
-from worker.jobs.artifacts import ArtifactStore, job_prefix
+from worker.jobs.artifacts import CHECKPOINTS, ArtifactStore, job_prefix
 from worker.jobs.blobs import Blob
 from worker.jobs.contract import TERMINAL
 
@@ -57,4 +57,5 @@ def read_orphans(redis: Redis, tenant: str, job_id: str, blobs: Iterable[Blob]) 
         return []
     attempts = {blob.key.removeprefix(prefix).split("/")[0] for blob in blobs}
     attempts.discard((ended_by or b"").decode())
-    return [f"{prefix}{token}/" for token in sorted(attempts) if TOKEN.fullmatch(token)]
+    ours = [name for name in sorted(attempts) if name == CHECKPOINTS or TOKEN.fullmatch(name)]
+    return [f"{prefix}{name}/" for name in ours]

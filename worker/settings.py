@@ -33,7 +33,10 @@ class WorkerSettings(JobSettings):
     rehearse: bool = True  # time a short clip before the first job, so that estimates hold
     load_timeout_s: Seconds = 600.0  # loading the weights and rehearsing
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
-    drain_s: Annotated[float, Field(ge=0)] = 25.0  # a running job may use this after SIGTERM
+    # After SIGTERM a running job may use this to end; one that takes longer is handed back at once
+    drain_s: Annotated[float, Field(ge=0)] = 25.0
+    # Share of a job's time that writing checkpoints may take; 0: only when the worker leaves
+    checkpoint_overhead: Annotated[float, Field(ge=0, le=1)] = 0.01
     redis_patience_s: Seconds = 600.0  # how long a finished result waits for the queue server
     storage_patience_s: Seconds = 600.0  # how long for the store, before other jobs have a turn
     worker_ttl_s: Annotated[int, Field(ge=16)] = 30  # a silent worker is forgotten after it

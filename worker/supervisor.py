@@ -27,7 +27,7 @@ from worker.drain import Drain
 from worker.ending import Ending, end_attempt
 from worker.forecast import Pace
 from worker.jobs import transport
-from worker.jobs.artifacts import artifact_prefix, open_store
+from worker.jobs.artifacts import artifact_prefix, checkpoint_prefix, open_store
 from worker.jobs.connection import web_client, worker_client
 from worker.jobs.contract import Job
 from worker.jobs.outcomes import Claim
@@ -193,6 +193,8 @@ class Supervisor(BaseWorker):
             attempt=claim.attempt,
             request=job.request,
             artifact_prefix=artifact_prefix(job, execution.id),
+            checkpoint_prefix=checkpoint_prefix(job.tenant, job.id),
+            resume=claim.checkpoint,
         )
         self._attempt = Attempt(
             child,
@@ -216,7 +218,7 @@ class Supervisor(BaseWorker):
             lambda: end_attempt(self.store, job, execution.id, outcome, timeout_s), "publish"
         )
         log.info("job.ended", job_id=job.id, verdict=outcome.verdict, ending=ending)
-        self._clear(job, execution.id, ending)
+        self._clear(job, execution.id, ending, outcome.checkpointed)
         if self._launcher.has_child():
             self._launcher.went_well()
         status = STATUS.get(ending)
@@ -228,13 +230,16 @@ class Supervisor(BaseWorker):
             self._presence.share()
         self._presence.announce("draining" if self._drain.begun else "idle")
 
-    def _clear(self, job: Job, token: str, ending: Ending) -> None:
-        if ending is not Ending.COMPLETED:
-            try:
+    def _clear(self, job: Job, token: str, ending: Ending, checkpointed: bool) -> None:
+        ended = ending in (Ending.COMPLETED, Ending.FAILED)
+        try:
+            if ending is not Ending.COMPLETED:
                 self._artifacts.delete_prefix(artifact_prefix(job, token))
-            except OSError as error:  # the janitor clears it up
-                log.warning("storage.failed", job_id=job.id, reason=str(error))
-        if ending in (Ending.COMPLETED, Ending.FAILED):
+            if ended and checkpointed:
+                self._artifacts.delete_prefix(checkpoint_prefix(job.tenant, job.id))
+        except OSError as error:  # the janitor clears it up
+            log.warning("storage.failed", job_id=job.id, reason=str(error))
+        if ended:
             self._shelf.drop(job.id)
 
     def _clear_shelf(self) -> None:

@@ -127,6 +127,22 @@ def test_only_films_that_were_made_teach() -> None:
     assert len(pace.samples) == 1
 
 
+def test_steps_of_an_earlier_attempt_are_not_taken_for_this_ones() -> None:
+    pace = Pace()
+    pace.rehearsed(CostCurve(), sample(1.0), ())
+    pace.begin(request(num_inference_steps=100))
+    pace.note_step(90, 100)
+    assert pace.eta_s() == pytest.approx(10, abs=1)
+    time.sleep(0.02)
+    pace.note_step(91, 100)
+    corrected = pace.eta_s()
+    assert corrected is not None
+    assert corrected > 5  # one quick step against two doubtful ones, not against ninety-two
+    pace.note_end(1.0)
+    pace.note_settled()
+    assert (pace.samples, pace.fresh) == ((sample(1.0),), None)
+
+
 def test_a_second_load_keeps_what_jobs_taught() -> None:
     pace = Pace()
     pace.rehearsed(CostCurve(), sample(0.1), ())

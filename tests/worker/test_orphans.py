@@ -17,6 +17,7 @@ from worker.jobs.artifacts import (
     VIDEO,
     ArtifactStore,
     artifact_prefix,
+    checkpoint_prefix,
     job_prefix,
     open_store,
 )
@@ -92,13 +93,15 @@ def test_only_what_a_row_stands_for_stays(
         published,
         put(f"{folder}/inputs/first_frame.png"),
         put(artifact_prefix(running, token) + VIDEO),
+        put(f"{checkpoint_prefix('studio', running.id)}{token}-1/state.safetensors"),
         put("studio/files/file-1/content.png"),
         put("studio/elsewhere.json"),
     }
     put(f"{folder}/{uuid4().hex}/{VIDEO}")  # of an attempt that lost
+    put(f"{folder}/checkpoints/{uuid4().hex}-1/state.safetensors")  # of a job that has ended
     put(f"{job_prefix('studio', 'video_' + '0' * 32)}{uuid4().hex}/{SIDECAR}")  # of no job at all
     clear_orphans(redis, blobs)
-    assert len(list(blobs.list(""))) == len(wanted) + 3  # all is young: nobody touches it
+    assert len(list(blobs.list(""))) == len(wanted) + 4  # all is young: nobody touches it
     for _ in range(2):
         clear_orphans(redis, blobs, OLD_S)
         assert {blob.key for blob in blobs.list("")} == wanted

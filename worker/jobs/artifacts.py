@@ -19,6 +19,8 @@ SPRITESHEET = "spritesheet.jpg"
 LAST_FRAME = "last_frame.png"
 SIDECAR = "sidecar.json"
 
+CHECKPOINTS = "checkpoints"  # in the place of an attempt: they outlive the one that wrote them
+
 # What a client may ask for, by the name of the field in JobResult.
 FILES = {
     "video": VIDEO,
@@ -81,6 +83,11 @@ def open_store(settings: StorageSettings) -> ArtifactStore:
 def job_prefix(tenant: str, job_id: str) -> str:
     """The start of the keys of all results of a job, slash included."""
     return f"{tenant}/{job_id}/"
+
+
+def checkpoint_prefix(tenant: str, job_id: str) -> str:
+    """The start of the keys of all checkpoints of a job, slash included."""
+    return f"{job_prefix(tenant, job_id)}{CHECKPOINTS}/"
 
 
 def artifact_prefix(job: Job, exec: str) -> str:

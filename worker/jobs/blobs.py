@@ -14,6 +14,7 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".json": "application/json",
+    ".safetensors": "application/octet-stream",
 }
 CHUNK_BYTES = 1 << 20
 

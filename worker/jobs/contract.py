@@ -203,6 +203,13 @@ class Attempt(Record):
     reason: str
 
 
+class Checkpoint(Record):
+    """What an attempt has made so far, stored: the next one goes on from it."""
+
+    artifact: Artifact
+    steps: int  # denoising steps that need not be made again
+
+
 class Progress(Record):
     """A report from the running attempt."""
 

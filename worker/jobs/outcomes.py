@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from worker.jobs.contract import Job, Record, Tier, VideoRequest
+from worker.jobs.contract import Checkpoint, Job, Record, Tier, VideoRequest
 from worker.jobs.costs import Sample
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
@@ -154,6 +154,7 @@ class Claim:
     attempt: int
     refused: str | None
     timeout_s: float  # how long this attempt may run
+    checkpoint: Checkpoint | None = None  # what earlier attempts have made
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from worker.jobs.contract import (
+    Checkpoint,
     Job,
     JobError,
     JobResult,
@@ -160,6 +161,14 @@ def _number(text: str | None) -> float | None:
 
 def _result(text: str | None) -> JobResult | None:
     return JobResult.model_validate_json(text) if text else None
+
+
+def checkpoint(row: Row) -> Checkpoint | None:
+    """Where the next attempt goes on; None also for what no version of ours wrote."""
+    try:
+        return Checkpoint.model_validate_json(row["ckpt"]) if row.get("ckpt") else None
+    except ValueError:
+        return None
 
 
 def _error(text: str | None) -> JobError | None:

@@ -13,6 +13,7 @@ NAMES = (
     "recall",
     "claim",
     "report",
+    "checkpoint",
     "publish",
     "requeue",
     "cancel",

@@ -16,7 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.jobs import keys, row, transport
-from worker.jobs.contract import Job, JobError, JobResult, Progress, Status, Tier
+from worker.jobs.contract import Checkpoint, Job, JobError, JobResult, Progress, Status, Tier
 from worker.jobs.costs import Sample, Samples
 from worker.jobs.events import EventLog
 from worker.jobs.outcomes import (
@@ -152,7 +152,8 @@ class JobStore:
         if outcome != "granted":
             return Claim(None, int(attempt), outcome, timeout_s=0.0)
         fields = self._row(job_id)
-        return Claim(row.to_job(job_id, fields), int(attempt), None, float(fields["job_timeout"]))
+        job, timeout_s = row.to_job(job_id, fields), float(fields["job_timeout"])
+        return Claim(job, int(attempt), None, timeout_s, row.checkpoint(fields))
 
     def report(self, job_id: str, exec: str, progress: Progress) -> bool:
         """Write progress; False if the attempt no longer owns the job."""
@@ -160,6 +161,11 @@ class JobStore:
         place = (progress.stage, progress.step, progress.total, eta, row.percent(progress))
         shot = (progress.shot, repr(progress.shot_done))
         return bool(self._scripts.call("report", job_id, exec, *place, *shot) == "owned")
+
+    def checkpoint(self, job_id: str, exec: str, checkpoint: Checkpoint) -> bool:
+        """Let the next attempt go on from here; False if the attempt no longer owns the job."""
+        written = checkpoint.model_dump_json()
+        return bool(self._scripts.call("checkpoint", job_id, exec, written) == "owned")
 
     def complete(self, job_id: str, exec: str, result: JobResult) -> bool:
         """End the job with a result; False if the attempt no longer owns it: drop the files."""

@@ -3,7 +3,15 @@
 import pytest
 
 from worker.jobs import keys
-from worker.jobs.contract import ErrorCode, JobError, Progress, Stage, Status
+from worker.jobs.contract import (
+    Artifact,
+    Checkpoint,
+    ErrorCode,
+    JobError,
+    Progress,
+    Stage,
+    Status,
+)
 
 from .conftest import WIP
 
@@ -213,3 +221,46 @@ def test_a_requeued_job_gets_a_new_queue_deadline(bench):
     bench.redis.hset(keys.job(job.id), "queue_deadline", "1")
     bench.store.requeue(job.id, exec, "drain", counts=False)
     assert bench.store.claim(job.id, "e2", "w", WIP).attempt == 2
+
+
+def checkpoint(steps):
+    key = f"studio/video_1/checkpoints/e-{steps}/state.safetensors"
+    artifact = Artifact(key=key, sha256="0" * 64, size_bytes=9, media_type="text/plain")
+    return Checkpoint(artifact=artifact, steps=steps)
+
+
+def test_the_next_attempt_is_told_where_the_last_one_stood(bench):
+    job, exec = bench.running()
+    assert bench.claim(job.id, exec).checkpoint is None
+    assert bench.store.checkpoint(job.id, exec, checkpoint(3))
+    assert bench.store.checkpoint(job.id, exec, checkpoint(5))
+    assert bench.store.requeue(job.id, exec, "drain", counts=False)
+    assert bench.claim(job.id, "e2").checkpoint == checkpoint(5)
+    assert bench.store.requeue(job.id, "e2", "drain", counts=False)
+    assert bench.claim(job.id, "e3").checkpoint == checkpoint(5)
+
+
+def test_a_zombies_checkpoint_is_refused(bench):
+    job, exec = bench.running()
+    assert bench.store.checkpoint(job.id, exec, checkpoint(3))
+    bench.lease(job.id, exec, seconds=-1)
+    assert bench.claim(job.id, "e2").checkpoint == checkpoint(3)
+    assert not bench.store.checkpoint(job.id, exec, checkpoint(9))
+    assert bench.claim(job.id, "e2").checkpoint == checkpoint(3)
+    assert bench.store.requeue(job.id, "e2", "drain", counts=False)
+    for token in (exec, "e2", ""):
+        assert not bench.store.checkpoint(job.id, token, checkpoint(9))
+
+
+def test_an_ended_job_has_no_checkpoint(bench, result):
+    job, exec = bench.running()
+    assert bench.store.checkpoint(job.id, exec, checkpoint(3))
+    assert bench.store.complete(job.id, exec, result)
+    assert not bench.store.checkpoint(job.id, exec, checkpoint(4))
+    assert bench.redis.hget(keys.job(job.id), "ckpt") is None
+
+
+def test_a_checkpoint_that_nobody_can_read_is_none(bench):
+    job, exec = bench.running()
+    bench.redis.hset(keys.job(job.id), "ckpt", '{"from": "another version"}')
+    assert bench.claim(job.id, exec).checkpoint is None

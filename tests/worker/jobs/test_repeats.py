@@ -53,6 +53,10 @@ def publish_error(bench):
     return *running(bench), "failed", "error", ERROR
 
 
+def checkpoint(bench):
+    return *running(bench), '{"steps": 3}'
+
+
 def requeue(bench):
     return *running(bench), "child died", 1
 
@@ -172,6 +176,7 @@ CASES = {
     "admit": [admit],
     "recall": [recall],
     "claim": [claim, take_over, claim_expired],
+    "checkpoint": [checkpoint],
     "publish": [publish_result, publish_error],
     "requeue": [requeue, requeue_last],
     "cancel": [cancel_queued, cancel_running, delete_queued, delete_running],

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 
 from worker.jobs import keys, transport
-from worker.jobs.contract import ErrorCode, JobError, Progress, Stage, Status
+from worker.jobs.contract import Checkpoint, ErrorCode, JobError, Progress, Stage, Status
 from worker.jobs.outcomes import JobNotFound
 
 from .conftest import QUEUE, WIP
@@ -88,6 +88,12 @@ class OneJob(RuleBasedStateMachine):
         assert self.bench.store.report(self.job_id, self.token(name), progress) == (
             self.holder == name
         )
+
+    @rule(name=ATTEMPTS, steps=st.integers(1, 9))
+    def checkpoint(self, name, steps):
+        checkpoint = Checkpoint(artifact=self.result.video, steps=steps)
+        kept = self.bench.store.checkpoint(self.job_id, self.token(name), checkpoint)
+        assert kept == (self.holder == name)
 
     @rule(name=ATTEMPTS, good=st.booleans())
     def publish(self, name, good):

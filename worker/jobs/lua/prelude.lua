@@ -100,6 +100,7 @@ local function finish(id, state, name, payload, by)
   local ttl = tonumber(field(id, 'result_ttl'))
   redis.call('HSET', JOB .. id, 'state', state, 'stage', 'done', 'eta', '', 'exec', '',
     'ended_by', by, 'completed_at', stamp(at), name, payload)
+  redis.call('HDEL', JOB .. id, 'ckpt')
   count_end(id, state, payload, at)
   if state == 'failed' then
     upset(id)
