@@ -1,6 +1,7 @@
 """The command line: start the service, talk to it, measure it.
 
-With `praxino generate`, `keys` and `webhooks`, in files of their own, the only place that prints.
+With `praxino generate`, `keys`, `webhooks`, `workers` and `queue`, in files of their own, the only
+place that prints.
 """
 
 import json
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from service import access, letters, making
+from service import access, fleet, letters, making
 from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable
 from service.making import DEFAULT_URL, Key, Unusable, Url
@@ -117,16 +118,30 @@ def worker() -> None:
 
 @app.command()
 def jobs(
+    job_id: Annotated[
+        str | None, typer.Argument(help="Only this one, with its history; for operators.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
     status: Annotated[
         str | None, typer.Option(help="queued, in_progress, completed or failed.")
     ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="This tenant's; for operators, at the queue server.")
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="All tenants'; for operators, likewise.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON value; for operators.")] = False,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first: the caller's own, or for operators anybody's."""
     from service.display import table_of_jobs
 
+    if job_id or tenant or everyone or as_json:
+        with plain_errors():
+            fleet.show_jobs(job_id, tenant, status, limit, as_json)
+        return
     with plain_errors(), Client(url, api_key) as client:
         Console().print(table_of_jobs(list(client.videos(limit, status))))
 
@@ -264,6 +279,8 @@ class PlainGroup(TyperGroup):
             return super().invoke(ctx)
 
 
+app.command()(plainly(fleet.workers))
+app.add_typer(fleet.queue, name="queue", cls=PlainGroup)
 app.add_typer(access.app, name="keys", cls=PlainGroup)
 app.add_typer(letters.app, name="webhooks", cls=PlainGroup)
 

@@ -11,6 +11,7 @@ from service.deps import Wired
 from service.errors import Draining, NotReady
 from service.schema import binary, refusals
 from service.wire import Shape
+from worker.jobs.pause import Pause
 
 router = APIRouter(tags=["operations"])
 
@@ -22,10 +23,11 @@ class Alive(Shape):
 
 
 class Ready(Shape):
-    """Jobs can be taken and run now."""
+    """Jobs can be taken now, and run unless a person has paused that."""
 
     status: Literal["ready"] = "ready"
     workers: int
+    paused: bool = False  # by an operator: jobs are accepted, and none is begun
 
 
 @router.get("/healthz", operation_id="getHealth", summary="Liveness", response_model=Alive)
@@ -52,7 +54,8 @@ def get_readiness(services: Wired) -> JSONResponse:
         raise Draining("Every worker is about to stop")
     if not up:
         raise NotReady("No worker is ready")
-    return JSONResponse(Ready(workers=up).model_dump())
+    paused = Pause(services.store.redis).everything()
+    return JSONResponse(Ready(workers=up, paused=paused).model_dump())
 
 
 @router.get(

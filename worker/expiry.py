@@ -1,7 +1,6 @@
 """What expires with time: files of results and inputs, and the indexes that name them."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
 from typing import cast
@@ -16,6 +15,7 @@ from worker.jobs.characters import CharacterShelf
 from worker.jobs.files import FileShelf
 from worker.jobs.inputs import InputShelf
 from worker.jobs.settings import DAY_S, JobSettings
+from worker.jobs.tenants import read_tenants
 from worker.orphans import clear_orphans
 from worker.shelf import Shelf
 
@@ -41,7 +41,7 @@ class Sweeper:
         """One pass over every tenant's old jobs and this machine's folders, and now and then over
         all blobs. What a store that is away keeps is left for the next pass."""
         try:
-            for tenant in self._tenants():
+            for tenant in read_tenants(self._redis):
                 self.expire_results(tenant)
             self.expire_inputs()
             if self._orphans.due():
@@ -93,9 +93,3 @@ class Sweeper:
             if path.stat().st_mtime < time.time() - DAY_S:
                 rmtree(path, ignore_errors=True)
                 log.info("scratch.cleared", folder=path.name)
-
-    def _tenants(self) -> Iterator[str]:
-        pattern = keys.tenant_jobs("*")
-        before, after = (part.encode() for part in pattern.split("*"))
-        for key in self._redis.scan_iter(pattern, count=1000):
-            yield cast(bytes, key).removeprefix(before).removesuffix(after).decode()

@@ -128,7 +128,7 @@ def test_readiness_needs_a_loaded_worker(client, hand):
     hand.announce("starting")
     assert client.get("/readyz").status_code == 503
     hand.announce("idle")
-    assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
+    assert client.get("/readyz").json() == {"status": "ready", "workers": 1, "paused": False}
 
 
 def samples(client):

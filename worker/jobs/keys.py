@@ -41,6 +41,7 @@ DEAD = f"{PREFIX}outbox:dead"  # letters by the time they were given up
 DELIVERIES = f"{PREFIX}deliveries"  # how many tries to deliver ended how, a hash of numbers
 SECRETS = f"{PREFIX}secrets"  # webhook secrets by tenant, JSON
 LINK_SECRET = f"{PREFIX}link-secret"  # what links to files are signed with
+PAUSED = f"{PREFIX}paused"  # queue lists that hand nothing out, or * for all of them
 JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
 
 
@@ -139,6 +140,7 @@ def lua_names() -> str:
         "CLOCK": CLOCK,
         "BELL": BELL,
         "TAKEN": TAKEN,
+        "PAUSED": PAUSED,
         "LIVE": LIVE,
         "WAKE": WAKE,
         "LETTER": LETTER,

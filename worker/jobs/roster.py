@@ -29,6 +29,7 @@ class Roster:
         fields = worker.model_dump_json(exclude_none=True)
         pipeline = self._redis.pipeline()
         pipeline.hset(keys.worker(worker.name), "info", fields)
+        pipeline.hset(keys.worker(worker.name), "heard_at", repr(time.time()))
         pipeline.pexpire(keys.worker(worker.name), math.ceil(ttl_s * 1000))
         pipeline.zadd(keys.WORKERS, {worker.name: time.time() + ttl_s})
         pipeline.execute()
@@ -45,6 +46,15 @@ class Roster:
             return SAMPLES.validate_json(kept) if kept else ()
         except ValidationError:  # of another version
             return ()
+
+    def heard(self) -> dict[str, float]:
+        """When each worker was last heard, in Unix seconds by its own clock."""
+        names = [worker.name for worker in self.read()]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hget(keys.worker(name), "heard_at")
+        found = zip(names, pipeline.execute(), strict=True)
+        return {name: float(at) for name, at in found if at is not None}
 
     def read(self) -> tuple[WorkerInfo, ...]:
         """The workers whose announcement still holds, by name; forgets the others."""

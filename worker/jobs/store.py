@@ -236,6 +236,10 @@ class JobStore:
         """The workers whose announcement still holds, by name."""
         return self._roster.read()
 
+    def heard(self) -> dict[str, float]:
+        """When each of these workers was last heard, in Unix seconds by its own clock."""
+        return self._roster.heard()
+
     def learn(self, model: str, sample: Sample) -> None:
         """Remember what a finished clip took, for workers yet to come."""
         self._roster.learn(model, sample)

@@ -40,8 +40,10 @@ local taken = redis.call('GET', token)
 if taken then
   return { string.match(taken, '^(%S+) (.*)$') }
 end
+local all_paused = redis.call('SISMEMBER', PAUSED, '*') == 1
 for i = 2, #ARGV, 2 do
-  local id = next_of(ARGV[i])
+  local paused = all_paused or redis.call('SISMEMBER', PAUSED, ARGV[i]) == 1
+  local id = not paused and next_of(ARGV[i])
   if id then
     redis.call('RPUSH', ARGV[i + 1], id)
     redis.call('SET', token, ARGV[i] .. ' ' .. id, 'EX', 60)
