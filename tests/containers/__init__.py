@@ -1,0 +1,1 @@
+"""The proof of the containers: `python -m tests.containers`, with any Docker engine on PATH."""

@@ -1,0 +1,213 @@
+"""What can be said of the deployment's files without an engine; `make containers` does the rest."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from service.metrics import StoreCollector
+from tests.conftest import Valkey
+from worker.jobs.connection import web_client
+from worker.jobs.outbox import Outbox
+from worker.jobs.settings import JobSettings
+from worker.jobs.store import JobStore
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+PODS = {"Deployment", "StatefulSet"}
+
+
+def check(*words: str) -> None:
+    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def compose() -> dict[str, Any]:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def manifests() -> list[dict[str, Any]]:
+    """Every document of the kustomization."""
+    names = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text("utf-8"))["resources"]
+    texts = [(MANIFESTS / name).read_text(encoding="utf-8") for name in names]
+    return [document for text in texts for document in yaml.safe_load_all(text)]
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """What each workload's pods are made of, by name."""
+    found = (each for each in manifests() if each["kind"] in PODS)
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in found}
+
+
+def setting(pod: dict[str, Any], name: str) -> float:
+    values = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    return float(values[name])
+
+
+# Images and compose
+
+
+def test_the_linter_has_nothing_to_say_of_the_dockerfile() -> None:
+    check(str(BIN / "hadolint"), "--failure-threshold", "warning", "Dockerfile")
+
+
+def test_the_compose_file_follows_its_schema() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    check(str(BIN / "check-jsonschema"), *schema, "docker-compose.yml")
+
+
+def test_the_images_take_no_secret_as_an_argument() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    arguments = set(re.findall(r"^ARG (\w+)", text, re.MULTILINE))
+    assert arguments == {
+        "PYTHON_IMAGE",
+        "QUEUE_IMAGE",
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+        "TORCH_VERSION",
+    }
+    assert "# syntax=" not in text, "the frontend would be fetched from a registry"
+
+
+@pytest.mark.parametrize("name", sorted(compose()["services"]))
+def test_every_container_is_walled_in(name: str) -> None:
+    container = compose()["services"][name]
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert container["init"] is True
+
+
+def test_compose_serves_without_a_profile_and_without_a_setting() -> None:
+    found = compose()
+    plain = {name for name, each in found["services"].items() if "profiles" not in each}
+    assert plain == {"queue", "service", "janitor", "webhooks", "worker"}
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert not re.search(r"\$\{\w+:?\?", text), "a variable is required"
+    others = {n: each["profiles"] for n, each in found["services"].items() if n not in plain}
+    assert others == {
+        "worker-gpu": ["gpu"],
+        "s3": ["s3"],
+        "prometheus": ["metrics"],
+        "grafana": ["metrics"],
+    }
+
+
+def test_strangers_reach_nothing_by_default() -> None:
+    for name, container in compose()["services"].items():
+        for port in container.get("ports", ()):
+            assert re.search(r":-127\.0\.0\.1:\d+\}:\d+$", port), f"{name} publishes {port}"
+    assert compose()["networks"]["inside"] == {"internal": True}
+    reachable = {n for n, c in compose()["services"].items() if "outside" in c["networks"]}
+    assert "queue" not in reachable
+    assert "worker" not in reachable
+
+
+def test_the_address_that_is_published_is_the_one_the_api_judges() -> None:
+    service = compose()["services"]["service"]
+    assert service["ports"] == [service["environment"]["PRAXINO_PUBLISHED"] + ":8000"]
+
+
+# Kubernetes
+
+
+def test_manifests_follow_the_schemas_of_kubernetes() -> None:
+    names = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text("utf-8"))["resources"]
+    files = [str(MANIFESTS / name) for name in names]
+    check(str(BIN / "kubernetes-validate"), "--strict", "--no-warn", *files)
+
+
+def test_the_kustomization_names_every_manifest() -> None:
+    names = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text("utf-8"))["resources"]
+    found = {path.name for path in MANIFESTS.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(names) == found
+
+
+@pytest.mark.parametrize("name", sorted(pods()))
+def test_every_pod_is_walled_in_and_watched(name: str) -> None:
+    pod = pods()[name]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 10001
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "livenessProbe" in container
+    assert container["resources"]["limits"]["memory"]
+
+
+def test_a_worker_told_to_leave_may_finish_any_job() -> None:
+    """What keeps a busy pod from being killed, whichever the autoscaler picks."""
+    worker = pods()["praxino-worker"]
+    drain_s = setting(worker, "PRAXINO_DRAIN_S")
+    assert drain_s >= WorkerSettings.model_fields["job_timeout_s"].default
+    assert worker["terminationGracePeriodSeconds"] > drain_s
+    startup = worker["containers"][0]["startupProbe"]
+    load_s = WorkerSettings.model_fields["load_timeout_s"].default
+    assert startup["periodSeconds"] * startup["failureThreshold"] > load_s
+
+
+def test_the_api_serves_on_while_it_drains() -> None:
+    service = pods()["praxino-service"]
+    graceful_s = 10  # uvicorn's, after the drain
+    drain_s = setting(service, "PRAXINO_API_DRAIN_S")
+    assert service["terminationGracePeriodSeconds"] > drain_s + graceful_s
+    probe = service["containers"][0]["readinessProbe"]
+    assert probe["httpGet"]["path"] == "/readyz"
+    assert probe["periodSeconds"] * 3 <= drain_s, "unready before it is gone"
+    assert service["containers"][0]["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_no_probe_restarts_a_worker_because_the_queue_server_is_away() -> None:
+    for name in ("worker", "janitor", "webhooks"):
+        probe = pods()[f"praxino-{name}"]["containers"][0]["livenessProbe"]
+        assert probe["exec"]["command"] == ["python", "-m", "worker.pulse", name]
+
+
+def scaler() -> dict[str, Any]:
+    found: dict[str, Any] = next(e["spec"] for e in manifests() if e["kind"] == "ScaledObject")
+    return found
+
+
+def test_workers_are_as_many_as_jobs_wait_or_run() -> None:
+    modifiers = scaler()["advanced"]["scalingModifiers"]
+    assert modifiers["formula"] == "waiting + running"
+    assert modifiers["target"] == "1"
+    assert [each["name"] for each in scaler()["triggers"]] == ["waiting", "running"]
+    assert scaler()["scaleTargetRef"]["name"] in pods()
+    assert scaler()["minReplicaCount"] >= 1, "/readyz wants a worker"
+    assert scaler()["fallback"]["replicas"] == scaler()["maxReplicaCount"], "nobody is sent home"
+
+
+def test_the_scaler_reads_figures_that_the_api_gives(valkey: Valkey, tmp_path: Path) -> None:
+    settings = JobSettings(redis_url=valkey.url, data_dir=tmp_path)
+    redis = web_client(valkey.url)
+    registry = CollectorRegistry()
+    registry.register(
+        StoreCollector(JobStore(redis, settings), ("pocket",), Outbox(redis, settings))
+    )
+    given = {line.split(" ")[0] for line in generate_latest(registry).decode().splitlines()}
+    redis.close()
+    for trigger in scaler()["triggers"]:
+        assert trigger["metadata"]["valueLocation"] in given
+        assert trigger["metadata"]["url"].endswith("/metrics")
+
+
+def test_secrets_are_never_in_files() -> None:
+    assert not [each for each in manifests() if each["kind"] == "Secret"]
+    text = "".join(path.read_text(encoding="utf-8") for path in MANIFESTS.rglob("*.yaml"))
+    for name in ("PRAXINO_S3_SECRET_ACCESS_KEY", "QUEUE_PASSWORD"):
+        for found in re.findall(rf"- name: {name}\n\s+(.+)", text):
+            assert found.startswith("valueFrom: {secretKeyRef:"), found
