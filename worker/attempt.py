@@ -21,6 +21,8 @@ REPORT_EVERY_S = 0.25
 CANCEL_CHECK_EVERY_S = 1.0
 DRAIN_CHECK_EVERY_S = 0.25
 KEEP_EVERY_S = 0.5
+RANK_CHECK_EVERY_S = 1.0
+SOON_S = 5.0  # a job that ends so soon makes no room for another
 HAND_BACK_S = 4.0  # from a drain order to a kill, so that the job waits again within 5 s
 
 
@@ -36,6 +38,7 @@ class Verdict(StrEnum):
     UNSTORED = "unstored"  # the film is finished and kept on this machine; the store is away
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
     DRAINED = "drained"  # the worker leaves: give the job back
+    OUTRANKED = "outranked"  # a job of a higher tier waits: give this one back
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Desk(Protocol):
         """Whether the owner wants the job stopped."""
         ...
 
+    def outranked(self) -> bool:
+        """Whether a job of a higher tier waits for this one's worker."""
+        ...
+
     def must_leave(self, eta_s: float | None) -> bool:
         """Whether the worker drains and cannot wait `eta_s` (None: unknown) for this job."""
         ...
@@ -100,6 +107,7 @@ class Attempt:
         self._cancel_check = Clock(CANCEL_CHECK_EVERY_S, at_once=True)
         self._report = Clock(REPORT_EVERY_S, at_once=True)
         self._drain_check = Clock(DRAIN_CHECK_EVERY_S)
+        self._rank_check = Clock(RANK_CHECK_EVERY_S)
         self._keep = Clock(KEEP_EVERY_S)
         self._unkept: Checkpoint | None = None
         self._checkpointed = run.resume is not None
@@ -212,6 +220,15 @@ class Attempt:
             self._stop(late)
         elif self._drain_check.due() and self._desk.must_leave(self._eta_s()):
             self._stop(Verdict.DRAINED)
+        elif self._makes_room():
+            self._stop(Verdict.OUTRANKED)
+
+    def _makes_room(self) -> bool:
+        """Whether to make room for a job of a higher tier: only what can be gone on with does."""
+        if not self._child.resumable or not self._rank_check.due():
+            return False
+        eta_s = self._eta_s()
+        return (eta_s is None or eta_s > SOON_S) and self._desk.outranked()
 
     def _stop(self, verdict: Verdict) -> None:
         """Stop softly, and after the grace period by force. The first verdict stands, except that
@@ -221,7 +238,7 @@ class Attempt:
             grace_s = min(self._grace_s, HAND_BACK_S) if drained else self._grace_s
             self._kill_at = time.monotonic() + grace_s
             self._stopped = verdict
-            self._tell_child_to_stop(checkpoint=drained)
+            self._tell_child_to_stop(checkpoint=drained or verdict is Verdict.OUTRANKED)
         elif verdict is Verdict.FENCED:
             self._stopped = verdict
 

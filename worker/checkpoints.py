@@ -115,8 +115,7 @@ def open_checkpoints(
 def open_memory(run: Run, model: VideoModel, store: ArtifactStore) -> Memory | None:
     """What an attempt remembers its film in: with what an earlier attempt has made, if that can be
     read, else empty. None if nobody could go on from it."""
-    resumable = isinstance(model, ResumableModel) and model.card.resumable
-    if not resumable or not run.checkpoint_prefix:
+    if not can_resume(model) or not run.checkpoint_prefix:
         return None
     assert isinstance(model, ResumableModel)
     identity = identify(run.request)
@@ -130,6 +129,11 @@ def open_memory(run: Run, model: VideoModel, store: ArtifactStore) -> Memory | N
         return model.remember(identity)
     log.info("checkpoint.resumed", steps=memory.steps, **facts)
     return memory
+
+
+def can_resume(model: VideoModel) -> bool:
+    """Whether a film that one attempt began another goes on with."""
+    return isinstance(model, ResumableModel) and model.card.resumable
 
 
 def identify(request: VideoRequest) -> str:

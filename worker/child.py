@@ -24,6 +24,7 @@ import structlog
 
 from models.protocol import VideoModel
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
+from worker.checkpoints import can_resume
 from worker.film import Equipment, make_film, read_failure
 from worker.jobs.artifacts import ArtifactStore, open_store
 from worker.jobs.contract import Stage
@@ -123,6 +124,7 @@ def introduce(config: ChildConfig, tools: Equipment, load_s: float) -> Ready:
         load_s=load_s,
         cost=tools.model.card.cost,
         memory_mb=memory_mb,
+        resumable=can_resume(tools.model),
         rehearsal=rehearse(tools) if config.rehearse else None,
     )
 

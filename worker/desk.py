@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from worker.clock import Clock
-from worker.jobs.contract import Checkpoint, Progress
+from worker.jobs.contract import Checkpoint, Job, Progress
 from worker.jobs.store import JobStore
 from worker.patience import OUTAGES
 
@@ -26,13 +26,14 @@ class QueueDesk:
     def __init__(
         self,
         store: JobStore,
-        job_id: str,
+        job: Job,
         token: str,
         renew: Callable[[], bool],
         must_leave: Callable[[float | None], bool],
     ) -> None:
         self._store = store
-        self._job_id = job_id
+        self._job = job
+        self._job_id = job.id
         self._token = token
         self._renew = renew
         self._must_leave = must_leave
@@ -61,6 +62,12 @@ class QueueDesk:
         if self._resting():
             return False
         return self._ask(lambda: self._store.cancel_requested(self._job_id), False)
+
+    def outranked(self) -> bool:
+        """Whether a job of a higher tier waits for this one's worker."""
+        if self._resting():
+            return False
+        return self._ask(lambda: self._store.outranked(self._job, self._token), False)
 
     def must_leave(self, eta_s: float | None) -> bool:
         """Whether the worker drains and cannot wait that long."""

@@ -41,7 +41,9 @@ def end_attempt(
     return ending if owned else Ending.FENCED
 
 
-BACK = frozenset({Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED, Verdict.UNSTORED})
+BACK = frozenset(
+    {Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED, Verdict.OUTRANKED, Verdict.UNSTORED}
+)
 
 
 def goes_back(job: Job, outcome: Outcome) -> bool:
@@ -57,13 +59,15 @@ def costs_retry(job: Job, outcome: Outcome) -> bool:
     """Whether giving back uses up a retry: not for what was no fault of the job's."""
     if outcome.verdict is Verdict.UNSTORED:
         return job.started_at is not None and time.time() - job.started_at > UNSTORED_FREE_S
-    return outcome.verdict not in (Verdict.DRAINED, Verdict.UNBEGUN)
+    return outcome.verdict not in (Verdict.DRAINED, Verdict.OUTRANKED, Verdict.UNBEGUN)
 
 
 def back_reason(outcome: Outcome) -> str:
     """Why, for the job's history: safe to show to its owner."""
     if outcome.verdict is Verdict.DRAINED:
         return "the worker was stopped"
+    if outcome.verdict is Verdict.OUTRANKED:
+        return "a job of a higher tier took the worker"
     if outcome.verdict is Verdict.UNSTORED and outcome.error is None:
         return "the finished clip could not be stored in time"
     return outcome.error.message if outcome.error else outcome.reason

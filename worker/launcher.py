@@ -74,6 +74,11 @@ class Child:
         """The child's process id, which is its group's id as well."""
         return self._process.pid
 
+    @property
+    def resumable(self) -> bool:
+        """Whether its model goes on with films that another attempt began."""
+        return self.ready is not None and self.ready.resumable
+
     def alive(self) -> bool:
         """Whether the process still runs; reaps it if not."""
         return self._process.poll() is None

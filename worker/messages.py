@@ -64,6 +64,7 @@ class Ready(Message):
     load_s: float
     cost: CostCurve = CostCurve()  # the card's
     memory_mb: float | None = None  # a job's peak may reach this
+    resumable: bool = False  # a film that one attempt began another goes on with
     rehearsal: Sample | None = None  # a clip of the default size, before any job
 
 

@@ -182,7 +182,7 @@ class Supervisor(BaseWorker):
     ) -> Outcome:
         desk = QueueDesk(
             self._quick_store,
-            job.id,
+            job,
             execution.id,
             lambda: self._renew(entry, execution),
             self._drain.must_leave,

@@ -17,7 +17,7 @@ from tests.worker import tiny
 from tests.worker.conftest import Process, Running, Studio, until
 from worker.jobs import keys
 from worker.jobs.artifacts import checkpoint_prefix
-from worker.jobs.contract import Stage, Status
+from worker.jobs.contract import Stage, Status, Tier
 from worker.jobs.settings import JobSettings
 from worker.jobs.store import JobStore
 
@@ -98,6 +98,27 @@ def check_resumed(studio: Studio, job_id: str, whole: str, process: Process) -> 
     prefix = checkpoint_prefix("studio", job_id)
     until(lambda: not list(studio.artifacts.list(prefix)), what="the checkpoints to go")
     assert studio.store.redis.hget(keys.job(job_id), "ckpt") is None
+
+
+def test_a_flex_job_makes_room_for_one_with_priority_and_is_gone_on_with(crew: Running) -> None:
+    studio, worker = crew
+    long = JOB | {"num_inference_steps": 100}
+    whole = studio.submit(**long)
+    frames(studio, whole)
+    flex = studio.submit(**long, tier=Tier.FLEX)
+    until(lambda: saved_steps(studio, flex) >= 3, what="a checkpoint")
+    first = studio.submit(**JOB, tier=Tier.PRIORITY)
+    until(lambda: studio.job(first).status is Status.IN_PROGRESS, what="the job with priority")
+    waiting = studio.job(flex)
+    assert (waiting.status, waiting.stage) == (Status.QUEUED, Stage.QUEUED)
+    assert waiting.retries_left == studio.settings.max_attempts - 1
+    assert [attempt.reason for attempt in waiting.attempts] == [
+        "a job of a higher tier took the worker"
+    ]
+    assert studio.ended(first).completed_at < (studio.ended(flex).completed_at or 0)
+    assert np.array_equal(frames(studio, flex), frames(studio, whole))
+    assert len(resumed_at(worker, flex)) == 1
+    until(lambda: studio.info(worker).loads == 1, what="the one load")
 
 
 def test_a_killed_child_and_a_stopped_worker_cost_no_saved_step(crew: Running) -> None:

@@ -26,6 +26,7 @@ SERVED = f"{PREFIX}served:"
 CLOCK = f"{PREFIX}clock:"
 BELL = f"{PREFIX}bell:"
 TAKEN = f"{PREFIX}taken:"
+ROOM = f"{PREFIX}room:"  # by model, the attempt that makes room for a job of a higher tier
 
 API_KEYS = f"{PREFIX}keys"  # hex digests of all API keys ever made by their names
 FILES = f"{PREFIX}files"  # uploaded files, tenant/id, by the time their bytes may go
@@ -140,6 +141,7 @@ def lua_names() -> str:
         "CLOCK": CLOCK,
         "BELL": BELL,
         "TAKEN": TAKEN,
+        "ROOM": ROOM,
         "PAUSED": PAUSED,
         "LIVE": LIVE,
         "WAKE": WAKE,

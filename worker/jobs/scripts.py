@@ -14,6 +14,7 @@ NAMES = (
     "claim",
     "report",
     "checkpoint",
+    "outrank",
     "publish",
     "requeue",
     "cancel",

@@ -38,6 +38,10 @@ from worker.jobs.tally import Tally, read_tally
 
 CHUNK = 100  # rows read at once while looking for more
 
+ROOM_AFTER_S = 1.0  # an idle worker would have taken a job long before
+ROOM_EVERY_S = 10  # until one that made room has given its worker back, a checkpoint included
+ROOM_TIMES = 2  # that one job makes room
+
 Ids = list[str]
 Jobs = list[Job]
 Rows = list[tuple[str, dict[str, str]]]
@@ -166,6 +170,13 @@ class JobStore:
         """Let the next attempt go on from here; False if the attempt no longer owns the job."""
         written = checkpoint.model_dump_json()
         return bool(self._scripts.call("checkpoint", job_id, exec, written) == "owned")
+
+    def outranked(self, job: Job, exec: str) -> bool:
+        """Whether the attempt shall write a checkpoint and make room: its job is of the lowest
+        tier, and one of the highest has found no worker."""
+        above = transport.queue_key(transport.queue_name(job.request.model, Tier.PRIORITY))
+        limits = (ROOM_AFTER_S, ROOM_EVERY_S, ROOM_TIMES)
+        return bool(self._scripts.call("outrank", job.id, exec, Tier.FLEX, above, *limits) == "yes")
 
     def complete(self, job_id: str, exec: str, result: JobResult) -> bool:
         """End the job with a result; False if the attempt no longer owns it: drop the files."""

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from worker.jobs import keys, transport
+from worker.jobs.contract import Tier
 from worker.jobs.scripts import NAMES, Scripts
 
 from .conftest import QUEUE, WIP
@@ -55,6 +56,13 @@ def publish_error(bench):
 
 def checkpoint(bench):
     return *running(bench), '{"steps": 3}'
+
+
+def outrank(bench):
+    job, exec = bench.running(tier="flex")
+    bench.submit(tier="priority")
+    above = transport.queue_key(transport.queue_name("pocket", Tier.PRIORITY))
+    return job.id, exec, "flex", above, 0, 10, 2
 
 
 def requeue(bench):
@@ -177,6 +185,7 @@ CASES = {
     "recall": [recall],
     "claim": [claim, take_over, claim_expired],
     "checkpoint": [checkpoint],
+    "outrank": [outrank],
     "publish": [publish_result, publish_error],
     "requeue": [requeue, requeue_last],
     "cancel": [cancel_queued, cancel_running, delete_queued, delete_running],
