@@ -429,9 +429,12 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def allowed(request: Request) -> dict[str, str]:
-    """`Allow`: all that the path takes. The framework names the methods of one route alone."""
-    taken = set[str]()
-    for route in request.app.state.routes:
-        if route.path_regex.match(request.url.path):
-            taken |= route.methods
+    """`Allow`: all that the path takes. The framework names the methods of one route alone.
+
+    A name of our own (`/v1/videos/edits`) is no id, though it would pass for one.
+    """
+    path = request.url.path
+    found = [route for route in request.app.state.routes if route.path_regex.match(path)]
+    named = [route for route in found if route.path == path]
+    taken = {method for route in named or found for method in route.methods}
     return {"Allow": ", ".join(sorted(taken))} if taken else {}

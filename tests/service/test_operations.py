@@ -47,6 +47,18 @@ def test_the_frameworks_refusals_wear_the_envelope(client, method, path, status,
         assert answer.headers["allow"] == ("GET" if path == "/healthz" else "GET, POST")
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/videos/edits", "POST"),
+        ("/v1/videos/models", "GET"),
+        ("/v1/videos/video_1", "DELETE, GET"),
+    ],
+)
+def test_allow_names_the_methods_of_a_name_of_our_own_and_not_those_of_an_id(client, path, methods):
+    assert client.request("PATCH", path).headers["allow"] == methods
+
+
 def test_problem_details_are_for_who_asks(client):
     answer = client.get("/v1/nothing", headers={"Accept": "application/problem+json"})
     assert answer.headers["content-type"] == "application/problem+json"
