@@ -44,7 +44,8 @@ class Caller:
 
     def submit(self, body: dict[str, Any]) -> str:
         answer = self._http.post("/v1/videos", json=body)
-        law(answer.status_code == 200, f"an order is taken: {answer.text[:200]}")
+        refused = "" if answer.status_code == 200 else f": {answer.text[:200]}"
+        law(not refused, f"an order is taken{refused}")
         return str(answer.json()["id"])
 
     def look(self, job: str) -> dict[str, Any]:
