@@ -105,6 +105,12 @@ SERVICE_TIER = Field(
 )
 COUNT = Field("n", Integer(1, 1), "Always 1.", ("num_outputs_per_prompt",))
 ENHANCE_PROMPT = Field("enhance_prompt", Flag(only=False), "Always false.")
+CACHE = Field(
+    "cache",
+    Flag(),
+    "False makes the film anew; else a request equal to an earlier one, seed included, may get a "
+    "copy of its film.",
+)
 RETURN_LAST_FRAME = Field(
     "return_last_frame", Flag(), "Keep the last frame as a picture too: variant `last_frame`."
 )
@@ -269,6 +275,7 @@ FIELDS: tuple[Field[Any], ...] = (
     SERVICE_TIER,
     COUNT,
     ENHANCE_PROMPT,
+    CACHE,
     RETURN_LAST_FRAME,
     EXTRA_PARAMS,
     INPUT_REFERENCE,

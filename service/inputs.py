@@ -21,6 +21,7 @@ from service.given import Given
 from service.intake import Order
 from service.media import Media
 from service.references import GivenReference
+from service.sharing import submit
 from service.shots import GivenShot
 from service.sources import VideoId
 from worker.jobs.contract import (
@@ -53,12 +54,12 @@ def admit(order: Order, submission: Submission, services: Services) -> Admission
     raises      ApiError for an input that is unusable or not there; StoreError
     """
     if not order.media and not has_inputs(order.request):
-        return services.store.submit(appraise(submission, order, services))
+        return submit(appraise(submission, order, services), order, services)
     job_id, make = new_job_id(), prepare if order.media else repeat
     with stored_inputs(submission.tenant, job_id, services):
         request = make(order, submission.tenant, job_id, services)
         submission = replace(submission, job_id=job_id, request=request)
-        admission = services.store.submit(appraise(submission, order, services))
+        admission = submit(appraise(submission, order, services), order, services)
     if admission.job.id != job_id:
         services.inputs.drop(submission.tenant, job_id)
     return admission

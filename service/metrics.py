@@ -121,8 +121,14 @@ class StoreCollector(Collector):
         )
         for labels, count in tally.finished.items():
             finished.add_metric(labels, count)
+        reused = CounterMetricFamily(
+            "praxino_jobs_reused", "Jobs that got a copy of another's film.", labels=KIND
+        )
+        for labels, count in tally.reused.items():
+            reused.add_metric(labels, count)
         return [
             finished,
+            reused,
             to_family("job_queue_wait", "From order to start.", KIND, tally.queue_wait),
             to_family("job_run", "The last attempt.", KIND, tally.run),
             to_family("job_stage", "Stages of completed jobs.", ("model", "stage"), tally.stage),

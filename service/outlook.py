@@ -112,6 +112,12 @@ class Outlook:
         curve = self._curve(request.model)
         return [(estimate(request, curve, w.samples), w.memory_mb) for w in known]
 
+    def weights(self, model: str) -> str | None:
+        """Digest of the weights of every worker of a model; None if they differ or none is up."""
+        picture = self._picture(model)
+        found = {worker.weights_sha256 for worker in picture.workers} if picture else set[str]()
+        return found.pop() or None if len(found) == 1 else None
+
     def _curve(self, model: str) -> CostCurve:
         card = self._cards.get(model)
         return card.cost if card else CostCurve()

@@ -48,6 +48,7 @@ class ServiceSettings(JobSettings):
     link_ttl_s: Annotated[int, Field(ge=1, le=604_800)] = (
         3600  # links to files hold so long or more
     )
+    result_cache: bool = True  # equal requests of a tenant with one seed are made once
     public_url: str | None = None  # prefix of links in answers; None: links begin with /v1
 
     @property

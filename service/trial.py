@@ -17,6 +17,7 @@ from service.children import StartError, tie_to_parent
 
 READY_LINE = re.compile(r"^Praxino is ready at (http://\S+)$")
 OWN_SETTINGS = ("PRAXINO_REDIS_URL", "PRAXINO_DATA_DIR", "PRAXINO_API_KEYS")
+SEPARATELY = {"PRAXINO_RESULT_CACHE": "0"}  # what is measured is to be made each time
 STOP_S = 45.0
 
 
@@ -57,7 +58,7 @@ def _started(
     )
     process = subprocess.Popen(
         (sys.executable, "-m", "service.cli", "up", *options),
-        env=environment | dict(settings),
+        env=environment | SEPARATELY | dict(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,  # type: ignore[call-overload]

@@ -100,6 +100,7 @@ class Video(Shape):
     metadata: dict[str, str]
     user: str | None
     service_tier: Tier
+    cached: bool
     url: str | None
     thumbnail_url: str | None
     spritesheet_url: str | None
@@ -171,6 +172,7 @@ def to_video(job: Job, links: Links) -> Video:
         metadata=request.metadata,
         user=request.user,
         service_tier=job.tier,
+        cached=job.cached,
         url=to_link(job, "video", links),
         thumbnail_url=to_link(job, "thumbnail", links),
         spritesheet_url=to_link(job, "spritesheet", links),

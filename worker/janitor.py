@@ -17,10 +17,12 @@ from redis import Redis
 
 from worker.clock import Clock
 from worker.expiry import Sweeper
+from worker.handout import hand_out_overdue
 from worker.jobs import keys, transport
 from worker.jobs.artifacts import open_store
 from worker.jobs.audit import refuse_pickle
 from worker.jobs.connection import web_client
+from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
 from worker.journal import configure_logging
 from worker.patience import OUTAGES
@@ -50,7 +52,9 @@ class Janitor:
         self._settings = settings
         self._redis = redis
         self._store = JobStore(redis, settings)
-        self._sweeper = Sweeper(settings, redis, open_store(settings))
+        artifacts = open_store(settings)
+        self._sweeper = Sweeper(settings, redis, artifacts)
+        self._sharing = Sharing(self._store, artifacts)
         self._token = uuid4().hex
         self._missing: dict[str, float] = {}  # ids that wait or run in no list, since when
         self._quiet_until = 0.0
@@ -79,6 +83,7 @@ class Janitor:
         for queue in transport.queue_names(self._redis):
             self.reap_leases(queue)
         self.walk_live()
+        hand_out_overdue(self._sharing)
         if self._overdue.due():
             for job_id, outcome in self._store.expire_overdue().items():
                 log.info("job.overdue", job_id=job_id, outcome=outcome)

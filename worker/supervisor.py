@@ -26,12 +26,14 @@ from worker.desk import QueueDesk
 from worker.drain import Drain
 from worker.ending import Ending, end_attempt
 from worker.forecast import Pace
+from worker.handout import hand_out
 from worker.jobs import transport
 from worker.jobs.artifacts import artifact_prefix, checkpoint_prefix, open_store
 from worker.jobs.connection import web_client, worker_client
 from worker.jobs.contract import Job
 from worker.jobs.outcomes import Claim
 from worker.jobs.settings import DAY_S
+from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
 from worker.launcher import Child, Launcher
 from worker.messages import Run
@@ -77,6 +79,7 @@ class Supervisor(BaseWorker):
         self.store = JobStore(patient, settings)
         self._quick_store = JobStore(self._impatient, settings)
         self._artifacts = open_store(settings)
+        self._sharing = Sharing(self.store, self._artifacts)
         self._shelf = Shelf(settings.shelf_dir.resolve())
         self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
         self._pace = Pace()
@@ -226,6 +229,7 @@ class Supervisor(BaseWorker):
         if ending is Ending.REQUEUED:
             self._persist(lambda: self.store.rescue(job.id, entry.origin), "requeue")
         if ending is Ending.COMPLETED:
+            hand_out(self._sharing, job.id)
             self._pace.note_settled()
             self._presence.share()
         self._presence.announce("draining" if self._drain.begun else "idle")

@@ -44,6 +44,13 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def copy(self, artifact: Artifact, key: str) -> Artifact:
+        """Give a blob a second key; each may then be deleted without the other. May be repeated.
+
+        raises FileNotFoundError if the blob is gone
+        """
+        ...
+
     def open(self, key: str) -> BinaryIO:
         """The blob's bytes, seekable. raises FileNotFoundError"""
         ...

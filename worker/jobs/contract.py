@@ -251,3 +251,4 @@ class Job(Record):
     shot: int = 0  # of a story, the one that is being made
     shot_done: Share = 0.0  # of that shot
     tier: Tier = Tier.DEFAULT  # the queue that it waits in
+    cached: bool = False  # another job makes or made its film, and it gets a copy

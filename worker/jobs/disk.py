@@ -39,6 +39,27 @@ class DiskStore:
         _flush_folder(target.parent)
         return Artifact(key=key, sha256=sha256, size_bytes=size, media_type=media_type)
 
+    def copy(self, artifact: Artifact, key: str) -> Artifact:
+        """Give a blob a second name: bytes are copied only where the disk cannot link.
+
+        raises FileNotFoundError, ValueError for an unsafe key; OSError, leaving nothing behind
+        """
+        read_media_type(key)
+        source, target = self._locate(artifact.key), self._locate(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{uuid4().hex}.part")
+        try:
+            os.link(source, beside)
+            beside.replace(target)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return self.put_file(key, source)
+        finally:
+            beside.unlink(missing_ok=True)
+        _flush_folder(target.parent)
+        return artifact.model_copy(update={"key": key})
+
     def open(self, key: str) -> BinaryIO:
         """The blob's bytes. raises FileNotFoundError, ValueError for an unsafe key"""
         return self._locate(key).open("rb")

@@ -26,6 +26,8 @@ SERVED = f"{PREFIX}served:"
 CLOCK = f"{PREFIX}clock:"
 BELL = f"{PREFIX}bell:"
 TAKEN = f"{PREFIX}taken:"
+SHARE = f"{PREFIX}share:"
+FOLLOWERS = f"{PREFIX}followers:"
 ROOM = f"{PREFIX}room:"  # by model, the attempt that makes room for a job of a higher tier
 
 API_KEYS = f"{PREFIX}keys"  # hex digests of all API keys ever made by their names
@@ -42,6 +44,7 @@ DEAD = f"{PREFIX}outbox:dead"  # letters by the time they were given up
 DELIVERIES = f"{PREFIX}deliveries"  # how many tries to deliver ended how, a hash of numbers
 SECRETS = f"{PREFIX}secrets"  # webhook secrets by tenant, JSON
 LINK_SECRET = f"{PREFIX}link-secret"  # what links to files are signed with
+HANDOUT = f"{PREFIX}handout"  # completed jobs whose film others wait for, by the time they ended
 PAUSED = f"{PREFIX}paused"  # queue lists that hand nothing out, or * for all of them
 JANITOR = f"{PREFIX}janitor"  # lock token of the active janitor
 
@@ -143,6 +146,9 @@ def lua_names() -> str:
         "TAKEN": TAKEN,
         "ROOM": ROOM,
         "PAUSED": PAUSED,
+        "SHARE": SHARE,
+        "FOLLOWERS": FOLLOWERS,
+        "HANDOUT": HANDOUT,
         "LIVE": LIVE,
         "WAKE": WAKE,
         "LETTER": LETTER,

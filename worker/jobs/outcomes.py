@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from worker.jobs.contract import Checkpoint, Job, Record, Tier, VideoRequest
+from worker.jobs.contract import Checkpoint, Job, JobResult, Record, Tier, VideoRequest
 from worker.jobs.costs import Sample
 
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
@@ -106,6 +106,15 @@ class JobNotFound(StoreError):
 
 
 @dataclass(frozen=True)
+class Made:
+    """A copy of what an earlier job made, under the keys of the job that it is for."""
+
+    by: str  # the earlier job
+    token: str  # that the keys hold in place of an attempt's
+    result: JobResult
+
+
+@dataclass(frozen=True)
 class Submission:
     """A request on its way in.
 
@@ -129,6 +138,8 @@ class Submission:
     cost_s: float | None = None  # how long it will probably run; None: nobody knows
     warnings: tuple[str, ...] = ()  # what was ignored of the request, for its owner
     job_id: str | None = None
+    share: str = ""  # digest of the film to be: equal ones of a tenant are made once; "": alone
+    made: Made | None = None  # by an earlier job: nothing is to be done. Needs `job_id`
 
     def __post_init__(self) -> None:
         if not TENANT.fullmatch(self.tenant):

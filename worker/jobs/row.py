@@ -14,7 +14,7 @@ from worker.jobs.contract import (
     Tier,
     VideoRequest,
 )
-from worker.jobs.outcomes import Submission
+from worker.jobs.outcomes import Made, Submission
 from worker.jobs.settings import JobSettings
 
 Row = Mapping[str, str]
@@ -77,6 +77,18 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "queue_deadline_s": repr(submission.queue_deadline_s or settings.queue_deadline_s),
         "cost": "" if submission.cost_s is None else repr(submission.cost_s),
         "warnings": json.dumps(submission.warnings),
+        "share": submission.share,
+        **_made(submission.made),
+    }
+
+
+def _made(made: Made | None) -> dict[str, str]:
+    if made is None:
+        return {"made_by": ""}
+    return {
+        "made_by": made.by,
+        "ended_by": made.token,
+        "result": made.result.model_dump_json(),
     }
 
 
@@ -144,6 +156,7 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         shot=int(row.get("shot", 0)),
         shot_done=float(row.get("shot_done", 0)),
         tier=Tier(row.get("tier", Tier.DEFAULT)),
+        cached=bool(row.get("leader") or row.get("made_by")),
     )
 
 

@@ -74,6 +74,15 @@ class S3Store:
                 )
         return Artifact(key=key, sha256=digest.hexdigest(), size_bytes=size, media_type=media_type)
 
+    def copy(self, artifact: Artifact, key: str) -> Artifact:
+        """A copy made within the bucket. raises FileNotFoundError, StorageFault, ValueError"""
+        check_key(key)
+        check_key(artifact.key)
+        source = {"Bucket": self._bucket, "Key": self._prefix + artifact.key}
+        with translated(artifact.key):
+            self._client.copy_object(Bucket=self._bucket, Key=self._prefix + key, CopySource=source)
+        return artifact.model_copy(update={"key": key})
+
     def open(self, key: str) -> BinaryIO:
         """The blob's bytes, fetched whole. raises FileNotFoundError, StorageFault, ValueError"""
         check_key(key)

@@ -8,6 +8,8 @@ from redis import Redis
 
 from worker.jobs import keys
 
+PARTS = ("prelude", "sharing")  # stand before every script
+
 NAMES = (
     "admit",
     "recall",
@@ -30,14 +32,16 @@ NAMES = (
     "order",
     "enrol",
     "enter",
+    "adopt",
+    "release",
 )
 
 
 @cache
 def source(name: str) -> str:
-    """A script with the key names and the shared prelude before it."""
+    """A script with the key names and the shared parts before it."""
     folder = files("worker.jobs") / "lua"
-    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("prelude", name)]
+    parts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*PARTS, name)]
     return keys.lua_names() + "".join(parts)
 
 

@@ -5,7 +5,7 @@ Counted where a job ends, in the same step, so that no end is missed or counted 
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from redis import Redis
@@ -34,27 +34,33 @@ class Tally:
     queue_wait  by (task_type, model), of jobs that were started
     run         by (task_type, model): the last attempt
     stage       by (model, stage), of completed jobs
+    reused      by (task_type, model): completed with a copy of another job's film
     """
 
     finished: Mapping[Labels, int]
     queue_wait: Mapping[Labels, Histogram]
     run: Mapping[Labels, Histogram]
     stage: Mapping[Labels, Histogram]
+    reused: Mapping[Labels, int] = field(default_factory=dict)
 
 
 def read_tally(redis: Redis) -> Tally:
     """What was counted. raises RedisError"""
     found = cast("dict[bytes, bytes]", redis.hgetall(keys.TALLY))
     finished: dict[Labels, int] = {}
+    reused: dict[Labels, int] = {}
     parts: dict[str, dict[Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for name, value in found.items():
         what, *labels = name.decode().split("\t")
         if what == "finished":
             finished[tuple(labels)] = int(value)
+        elif what == "reused":
+            reused[tuple(labels)] = int(value)
         else:
             parts[what][tuple(labels[:-1])][labels[-1]] = float(value)
     shown = {what: to_histograms(groups) for what, groups in parts.items()}
-    return Tally(finished, *(shown.get(what, {}) for what in ("queue_wait", "run", "stage")))
+    histograms = (shown.get(what, {}) for what in ("queue_wait", "run", "stage"))
+    return Tally(finished, *histograms, reused=reused)
 
 
 def to_histograms(groups: Mapping[Labels, Mapping[str, float]]) -> dict[Labels, Histogram]:

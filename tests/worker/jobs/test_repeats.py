@@ -177,6 +177,22 @@ def letter(bench):
     return bench.redis.zrange(keys.OUTBOX, 0, -1)[0].decode()
 
 
+def adopt(bench):
+    first, second = bench.submit(share="ab" * 32), bench.submit(share="ab" * 32)
+    bench.claim(first.id, "exec")
+    Scripts(bench.redis).call("publish", first.id, "exec", "completed", "result", "{}")
+    return second.id, first.id, "token", "{}", transport.entry_key(second.id)
+
+
+def release(bench):
+    first, second = bench.submit(share="ab" * 32), bench.submit(share="ab" * 32)
+    bench.claim(first.id, "exec")
+    Scripts(bench.redis).call("publish", first.id, "exec", "completed", "result", "{}")
+    assert bench.redis.zscore(keys.HANDOUT, first.id)
+    assert second.cached
+    return (first.id,)
+
+
 CASES = {
     "hold": [hold],
     "settle": [settle_delivered, settle_failed, settle_gone],
@@ -198,6 +214,8 @@ CASES = {
     "order": [order],
     "enrol": [enrol],
     "enter": [enter],
+    "adopt": [adopt],
+    "release": [release],
 }
 READS = ("admit", "recall", "page", "places", "order")  # the case of `admit` has been run already
 PAIRS = [(name, setup) for name, setups in CASES.items() for setup in setups]

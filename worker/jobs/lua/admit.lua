@@ -1,4 +1,5 @@
--- Admits one job, or nothing: row, queue entry and indexes are written together.
+-- Admits one job, or nothing: row, queue entry and indexes are written together. One whose film
+-- another makes now follows that one; one whose film was made before has ended at once.
 -- ARGV: id, tenant, fingerprint, hash of the idempotency key or '', '1' for a declared retry,
 --       depth cap, default caps of a tenant's active and waiting jobs, number of the model's queue
 --       lists, these lists, set of queue lists, queue entry, number of row arguments, row fields
@@ -25,7 +26,14 @@ local known = recall(tenant, fp, idem, retry)
 if known then
   return known
 end
-if redis.call('SCARD', active) >= active_cap then
+local row = { unpack(ARGV, first, after_row - 1) }
+local given = {}
+for i = 1, #row, 2 do
+  given[row[i]] = row[i + 1]
+end
+local made = given.made_by ~= ''
+local leader = not made and leader_for(tenant, given.share, given.queue)
+if not made and redis.call('SCARD', active) >= active_cap then
   return { 'tenant_full', id, active_cap }
 end
 local depth, waiting = 0, 0
@@ -33,18 +41,19 @@ for _, list in ipairs(lists) do
   depth = depth + redis.call('LLEN', list)
   waiting = waiting + redis.call('LLEN', line_of(list, tenant))
 end
-if waiting >= queued_cap then
+if not (made or leader) and waiting >= queued_cap then
   return { 'tenant_queue_full', id, queued_cap }
 end
-if depth >= depth_cap then
+if not (made or leader) and depth >= depth_cap then
   return { 'queue_full', id, depth_cap }
 end
 
 local at = now()
-local row = { unpack(ARGV, first, after_row - 1) }
 redis.call('HSET', JOB .. id, 'created_at', stamp(at), unpack(row))
 redis.call('HSET', JOB .. id, 'queue_deadline', stamp(at + tonumber(field(id, 'queue_deadline_s'))))
-redis.call('HSET', entry, unpack(ARGV, after_row))
+if not made then
+  redis.call('HSET', entry, unpack(ARGV, after_row))
+end
 redis.call('SADD', queues, field(id, 'queue'))
 redis.call('SADD', LIVE, id)
 redis.call('SADD', active, id)
@@ -59,6 +68,17 @@ if idem ~= '' then
   redis.call('SET', idem_key, id .. ' ' .. fp, 'EX', DAY)
 end
 redis.call('SET', fp_key, id, 'EX', 900)
-join(id, false)
+if made then
+  finish(id, 'completed', 'result', given.result, given.ended_by)
+  return { 'created', id }
+end
+if leader then
+  follow(id, leader)
+else
+  join(id, false)
+  if given.share ~= '' then
+    redis.call('SET', SHARE .. tenant .. ':' .. given.share, id)
+  end
+end
 emit(id, 'queued')
 return { 'created', id }

@@ -14,9 +14,9 @@ if purge and not deleted then
   redis.call('HSET', JOB .. id, 'deleted', '1')
 end
 if state == 'queued' then
-  leave(id)
   redis.call('HSET', JOB .. id, 'cancel', '1')
-  fail(id, 'cancelled', 'The job was cancelled.', '')
+  fail(id, 'cancelled', 'The job was cancelled.', '') -- a follower may take its place in line
+  leave(id)
   redis.call('EXPIRE', entry, 3600)
   return 'ended'
 end

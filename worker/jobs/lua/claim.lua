@@ -43,7 +43,7 @@ if at > tonumber(field(id, 'queue_deadline')) then
 end
 leave(id)
 redis.call('HSET', JOB .. id, 'state', 'in_progress', 'stage', 'loading', 'exec', exec,
-  'worker', worker, 'claimed_at', stamp(at))
+  'worker', worker, 'claimed_at', stamp(at), 'leader', '')
 redis.call('HSETNX', JOB .. id, 'started_at', stamp(at))
 local number = redis.call('HINCRBY', JOB .. id, 'attempt', 1)
 emit(id, 'in_progress')

@@ -4,8 +4,8 @@
 local id, grace, entry = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local state = field(id, 'state')
 if state == 'queued' and now() > tonumber(field(id, 'queue_deadline')) then
-  leave(id)
   fail(id, 'expired', 'The job waited longer than allowed for a worker.', '')
+  leave(id) -- only now: a follower may have taken its place
   redis.call('EXPIRE', entry, 3600)
   return 'expired'
 end

@@ -82,7 +82,10 @@ local function count_end(id, state, payload, at)
     observe('queue_wait\t' .. kind, math.max(0, tonumber(row[4]) - tonumber(row[3])))
     observe('run\t' .. kind, math.max(0, at - tonumber(row[5])))
   end
-  if state == 'completed' then
+  local made_by = field(id, 'made_by')
+  if made_by and made_by ~= '' then
+    redis.call('HINCRBY', TALLY, 'reused\t' .. kind, 1)
+  elseif state == 'completed' then
     for stage, seconds in pairs(cjson.decode(payload).stage_seconds or {}) do
       observe('stage\t' .. row[2] .. '\t' .. stage, seconds)
     end
@@ -93,6 +96,9 @@ end
 local function upset(id)
   redis.call('HINCRBY', UPSETS, field(id, 'model'), 1)
 end
+
+-- What an ended job means for those that wait for its film; see sharing.lua.
+local hand_on
 
 -- The one way into a terminal state. `by` is the attempt that ended it, '' for anyone else.
 local function finish(id, state, name, payload, by)
@@ -119,6 +125,7 @@ local function finish(id, state, name, payload, by)
     redis.call('EXPIRE', JOB .. id, ttl + DAY)
     redis.call('EXPIRE', EVENTS .. id, DAY)
   end
+  hand_on(id, state)
 end
 
 local function fail(id, code, message, by)

@@ -11,7 +11,7 @@ if state ~= 'queued' then
   redis.call('LREM', intermediate, 0, id)
   return 'none'
 end
-if redis.call('LPOS', field(id, 'queue'), id) then
+if redis.call('LPOS', field(id, 'queue'), id) or follows(id) then
   return 'none'
 end
 local prefix = id .. ':'

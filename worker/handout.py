@@ -1,0 +1,27 @@
+"""Copies of finished films to the jobs that waited for them: at once, or by the janitor later."""
+
+import structlog
+
+from worker.jobs.sharing import Sharing
+from worker.patience import OUTAGES
+
+log = structlog.get_logger()
+
+OVERDUE_S = 5.0  # the worker that made the film has had its time
+
+
+def hand_out(sharing: Sharing, leader_id: str) -> None:
+    """Give a completed job's followers their copies. What fails is left to the janitor."""
+    try:
+        ended = sharing.hand_out(leader_id)
+    except (OSError, *OUTAGES) as error:
+        log.warning("copies.delayed", job_id=leader_id, error=type(error).__name__)
+        return
+    if ended:
+        log.info("copies.handed_out", job_id=leader_id, jobs=ended)
+
+
+def hand_out_overdue(sharing: Sharing) -> None:
+    """Give followers their copies whose leader's worker did not."""
+    for leader_id in sharing.overdue(OVERDUE_S):
+        hand_out(sharing, leader_id)
