@@ -162,7 +162,7 @@ def check_bind(host: str, has_keys: bool) -> None:
 
 
 def published_host(published: str | None) -> str | None:
-    """The host of `host:port`, as in 127.0.0.1:8000 or [::1]:8000; every address for a bare port."""
+    """The host of `host:port`: 127.0.0.1:8000, [::1]:8000; every address for a bare port."""
     if published is None:
         return None
     host, mark, _ = published.rpartition(":")

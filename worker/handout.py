@@ -7,6 +7,7 @@ from worker.patience import OUTAGES
 
 log = structlog.get_logger()
 
+FAULTS: tuple[type[Exception], ...] = (OSError, *OUTAGES)
 OVERDUE_S = 5.0  # the worker that made the film has had its time
 
 
@@ -14,7 +15,7 @@ def hand_out(sharing: Sharing, leader_id: str) -> None:
     """Give a completed job's followers their copies. What fails is left to the janitor."""
     try:
         ended = sharing.hand_out(leader_id)
-    except (OSError, *OUTAGES) as error:
+    except FAULTS as error:
         log.warning("copies.delayed", job_id=leader_id, error=type(error).__name__)
         return
     if ended:

@@ -59,8 +59,8 @@ def read_tally(redis: Redis) -> Tally:
         else:
             parts[what][tuple(labels[:-1])][labels[-1]] = float(value)
     shown = {what: to_histograms(groups) for what, groups in parts.items()}
-    histograms = (shown.get(what, {}) for what in ("queue_wait", "run", "stage"))
-    return Tally(finished, *histograms, reused=reused)
+    wait, run, stage = (shown.get(what, {}) for what in ("queue_wait", "run", "stage"))
+    return Tally(finished, wait, run, stage, reused)
 
 
 def to_histograms(groups: Mapping[Labels, Mapping[str, float]]) -> dict[Labels, Histogram]:
