@@ -22,7 +22,7 @@ def test_only_the_keys_file_spells_the_prefix():
 
 def test_every_script_is_loaded_and_every_file_is_a_script():
     files = {path.stem for path in (ROOT / "worker/jobs/lua").glob("*.lua")}
-    assert files == {*scripts.NAMES, "prelude"}
+    assert files == {*scripts.NAMES, *scripts.PARTS}
 
 
 def test_every_key_name_of_a_script_is_defined():
