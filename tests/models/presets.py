@@ -58,6 +58,7 @@ def build_preset(folder: Path, model_id: str = "tiny", config: VideoLDMConfig = 
     shutil.copyfile(POCKET / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((POCKET / "card.json").read_text(encoding="utf-8"))
     (folder / "card.json").write_text(
-        json.dumps(card | {"id": model_id, "sizes": ["32x32", "64x64"]}), encoding="utf-8"
+        json.dumps(card | {"id": model_id, "sizes": ["32x32", "64x64"], "tasks": ["text"]}),
+        encoding="utf-8",
     )
     return folder
