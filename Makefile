@@ -29,8 +29,9 @@ demo: $(STAMP)
 up: $(STAMP)
 	@$(BIN)/praxino up
 
+# Two processes, each with files of its own: most tests wait for servers more than they compute.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(STAMP)
 	PRAXINO_FUZZ_EXAMPLES=5000 PRAXINO_LIVES=200 $(BIN)/python -m pytest \

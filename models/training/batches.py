@@ -7,7 +7,7 @@ sentence's vectors. A batch draws rows, renders clips of their scripts and encod
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.training.captions import caption, paraphrase
+from models.training.captions import caption, nameless, paraphrase
+from models.training.concepts import TRAINED
 from models.training.conditions import (
     REFERENCES,
     WORDS,
@@ -23,6 +24,7 @@ from models.training.conditions import (
     draw_conditions,
     draw_references,
     sketch,
+    strange,
     targets,
 )
 from models.training.loop import Draws
@@ -32,6 +34,7 @@ from models.videoldm.conditioning import Conditions, text_only
 from models.videoldm.text import TextEncoder
 
 EXACT_SHARE = 0.6  # of captions in the plain form
+NAMELESS_SHARE, MISNAMED_SHARE = 0.5, 0.3  # of captions of strangers
 MAX_TOKENS = 20
 
 
@@ -53,16 +56,32 @@ class CaptionBank:
     masks: Tensor
 
 
-def fill_bank(world: World, encoder: TextEncoder, rows: int, folder: Path) -> CaptionBank:
-    """The bank of `rows` scripts of this world, its vectors cached in a file of the folder."""
+def named_bank(world: World, encoder: TextEncoder, rows: int, folder: Path) -> CaptionBank:
+    """Scripts of this world and what is true of them in words."""
     draw = random.Random("captions")
     scripts = tuple(world.script(draw) for _ in range(rows))
-    sentences = [_sentence(script, draw) for script in scripts]
+    return _bank(scripts, [_sentence(script, draw) for script in scripts], encoder, folder)
+
+
+def stranger_bank(world: World, encoder: TextEncoder, rows: int, folder: Path) -> CaptionBank:
+    """Scripts of any trained subject, where words tell motion and scene but seldom who it is.
+
+    Half of the sentences name nobody and a third somebody else: the look is a picture's to give.
+    """
+    draw = random.Random("strangers")
+    scripts = tuple(replace(world.script(draw), concept=draw.choice(TRAINED)) for _ in range(rows))
+    return _bank(scripts, [hearsay(script, draw) for script in scripts], encoder, folder)
+
+
+def _bank(
+    scripts: tuple[Script, ...], sentences: list[str], encoder: TextEncoder, folder: Path
+) -> CaptionBank:
+    """The bank of these scripts, its vectors cached in a file of the folder."""
     digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
     cache = folder / f"captions-{digest[:16]}.safetensors"
     if not cache.exists():
         vectors, masks = [], []
-        for start in range(0, rows, 256):
+        for start in range(0, len(sentences), 256):
             encoded, mask = encoder(sentences[start : start + 256])
             padding = MAX_TOKENS - mask.shape[1]
             vectors.append(torch.nn.functional.pad(encoded, (0, 0, 0, padding)).half())
@@ -78,6 +97,15 @@ def _sentence(script: Script, draw: random.Random) -> str:
     return caption(*words) if draw.random() < EXACT_SHARE else paraphrase(*words, draw)
 
 
+def hearsay(script: Script, draw: random.Random) -> str:
+    """What is said of a stranger: motion and scene as they are, the name seldom."""
+    chance = draw.random()
+    if chance < NAMELESS_SHARE:
+        return nameless(script.motion, script.fast, script.scene, draw)
+    wrong = chance < NAMELESS_SHARE + MISNAMED_SHARE
+    return _sentence(replace(script, concept=draw.choice(TRAINED)) if wrong else script, draw)
+
+
 @dataclass(frozen=True)
 class ClipMaker:
     """Makes batches; shared by every stage of the denoiser."""
@@ -88,6 +116,7 @@ class ClipMaker:
     mixture: Mixture = WORDS
     references: Mixture = REFERENCES  # of batches that show the subject elsewhere too
     reference_batches: float = 0.0  # how many are such
+    strangers: CaptionBank | None = None  # the scripts of those; None takes the bank's
     sketch_batches: float = 0.0  # of the others: how many have drawings for last frames
     subject_weight: float = 1.0  # of the loss where the subject is
 
@@ -116,13 +145,16 @@ class ClipMaker:
         shown = draw.choice((1, 1, 2)) if draw.random() < self.reference_batches else 0
         # References take the network's time as frames do, so there are fewer clips beside them.
         count = max(1, len(times) * times.shape[1] // (times.shape[1] + shown))
-        rows = [draw.randrange(len(self.bank.scripts)) for _ in range(count)]
-        states = [self.world.sample(draw, self.bank.scripts[row]) for row in rows]
+        bank = self.strangers if shown and self.strangers else self.bank
+        rows = [draw.randrange(len(bank.scripts)) for _ in range(count)]
+        states = [self.world.sample(draw, bank.scripts[row]) for row in rows]
+        if bank is self.strangers:
+            states = [strange(state, draw) for state in states]
         times, fps = times[:count], fps[:count]
         with torch.no_grad():
             frames = self.world.render(states, times)
             latents = self.autoencoder.encode(frames)
-            told = self._told(rows, times, float(fps[0]), latents)
+            told = _told(bank, rows, times, float(fps[0]), latents)
             mixture, pictures, drawings = self.mixture, None, None
             if shown:
                 elsewhere = draw_references(self.world, states, shown, draws)
@@ -133,15 +165,18 @@ class ClipMaker:
         weight = self.weighed(states, times, latents.shape[-1]) * targets(conditions)
         return ClipBatch(latents, conditions, weight)
 
-    def _told(self, rows: Sequence[int], times: Tensor, fps: float, latents: Tensor) -> Conditions:
-        mask = self.bank.masks[rows]
-        length = int(mask.sum(1).max())
-        vectors = self.bank.vectors[rows, :length].float()
-        c, h, w = latents.shape[1], latents.shape[3], latents.shape[4]
-        return text_only(vectors, mask[:, :length], times.float(), fps, (c, h, w))
-
     def _drawings(self, frames: Tensor, draws: Draws) -> Tensor | None:
         if frames.shape[2] == 1 or draws.python.random() >= self.sketch_batches:
             return None
         drawn = sketch(frames[:, :, -1])
         return self.autoencoder.encode(rearrange(drawn, "b c h w -> b c 1 h w"))[:, :, 0]
+
+
+def _told(
+    bank: CaptionBank, rows: Sequence[int], times: Tensor, fps: float, latents: Tensor
+) -> Conditions:
+    mask = bank.masks[rows]
+    length = int(mask.sum(1).max())
+    vectors = bank.vectors[rows, :length].float()
+    c, h, w = latents.shape[1], latents.shape[3], latents.shape[4]
+    return text_only(vectors, mask[:, :length], times.float(), fps, (c, h, w))

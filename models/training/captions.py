@@ -29,6 +29,8 @@ MANNERS: dict[str, tuple[str, ...]] = {
 
 _PLAIN_SCENES = ("red", "green", "blue", "yellow", "white")
 
+_NAMELESS = ("something", "a thing", "it", "the subject", "this one")
+
 _OTHER_PHRASES: dict[str, tuple[str, ...]] = {
     "sky": ("in a blue sky", "across the sky with clouds"),
     "sunset": ("at sunset", "in front of an orange sunset"),
@@ -63,6 +65,15 @@ def still_caption(concept: str, scene: str) -> str:
 def paraphrase(concept: str, motion: str, fast: bool, scene: str, draw: random.Random) -> str:
     """The same truth in other words; parts are sometimes left out, never wrong."""
     subject = draw.choice((noun_phrase(concept), f"the {spoken(concept)}", spoken(concept)))
+    return _told(subject, motion, fast, scene, draw)
+
+
+def nameless(motion: str, fast: bool, scene: str, draw: random.Random) -> str:
+    """The same, but what moves there is left to a picture: "something moving left"."""
+    return _told(draw.choice(_NAMELESS), motion, fast, scene, draw)
+
+
+def _told(subject: str, motion: str, fast: bool, scene: str, draw: random.Random) -> str:
     action = _action(motion, fast, draw)
     place = draw.choice((_phrase(scene), *_places(scene)))
     shape = draw.random()

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from models.training.loop import Draws
 from models.training.scenes import SCENES
-from models.training.world import CLIP_SECONDS, ClipState, Script, World
+from models.training.world import CLIP_SECONDS, TINTS, ClipState, Script, World
 from models.videoldm.conditioning import Conditions, Kind
 from models.videoldm.diffusion import noised
 
@@ -65,8 +65,8 @@ GIVEN = Mixture(
     sketch=0.5,
     single_first=0.2,
 )
-# What a subject is called tells a network as much as its picture, so words are often missing here.
-REFERENCES = replace(WORDS, text=0.1, context_two=0.1, reference=0.8, text_dropout=0.3)
+REFERENCES = replace(WORDS, text=0.05, context_two=0.1, reference=0.85, text_dropout=0.2)
+TINTED = 0.75  # of the strangers that references show
 
 
 def draw_conditions(
@@ -243,11 +243,28 @@ def draw_references(
     return torch.cat(pictures, 2)
 
 
+def strange(state: ClipState, draw: random.Random) -> ClipState:
+    """The clip of a subject as nobody has seen it: mostly in other colours, or mirrored.
+
+    A network that knows every subject by heart has no use for a picture of one.
+    """
+    tint = draw.randrange(1, len(TINTS)) if draw.random() < TINTED else 0
+    actor = replace(state.subject, tint=tint, mirrored=draw.random() < 0.5)
+    return replace(state, actors=(*state.actors[:-1], actor))
+
+
 def _elsewhere(world: World, state: ClipState, draw: random.Random) -> ClipState:
     scene = "white" if draw.random() < 0.5 else draw.choice(SCENES).name
     script = Script(state.subject.concept, draw.choice(REFERENCE_MOTIONS), False, scene)
     other = world.sample(draw, script)
-    actor = replace(other.subject, sprite=state.subject.sprite, size=draw.uniform(0.5, 0.9))
+    own = state.subject
+    actor = replace(
+        other.subject,
+        sprite=own.sprite,
+        tint=own.tint,
+        mirrored=own.mirrored,
+        size=draw.uniform(0.5, 0.9),
+    )
     return replace(other, actors=(actor,), pan=(0.0, 0.0))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.training.batches import ClipBatch, ClipMaker, fill_bank
+from models.training.batches import ClipBatch, ClipMaker, named_bank, stranger_bank
 from models.training.concepts import ADDED, EDITION
 from models.training.conditions import GIVEN
 from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, channels_last
@@ -42,7 +42,7 @@ from models.videoldm.samplers import sample_dpmpp_2m
 from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
 from models.videoldm.unet import UNet
 
-BANK_ROWS = 16_000
+BANK_ROWS, STRANGER_ROWS = 16_000, 6_000
 STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
 STEP_IMAGES = 96  # in a step of single frames
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
@@ -54,7 +54,7 @@ LAYOUTS = (
     ((8, 2.0), 0.03),
 )
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
-REFERENCE_BATCHES = 0.2
+REFERENCE_BATCHES = 0.4
 SKETCH_BATCHES = 0.15
 # One look a subject: shown in two styles, mirrored or not and in many sizes, a small network spends
 # its time on which of them a word means.
@@ -100,7 +100,13 @@ def velocity_loss(unet: UNet, batch: ClipBatch, draws: Draws) -> Tensor:
 class Workshop:
     """What both stages share: preset, frozen autoencoder, captions, world."""
 
-    def __init__(self, preset: Path, folder: Path, concepts: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        preset: Path,
+        folder: Path,
+        concepts: tuple[str, ...],
+        references: float = REFERENCE_BATCHES,
+    ) -> None:
         self.preset = preset
         self.config: VideoLDMConfig = read_config(preset / "config.json")
         self.autoencoder = Autoencoder(self.config.autoencoder).eval().requires_grad_(False)
@@ -111,13 +117,14 @@ class Workshop:
         tokenizer = open_tokenizer(preset / "tokenizer.json")
         self.text = TextEncoder(tokenizer, encoder, self.config.text.max_tokens)
         self.world = World(open_sheet(), replace(SHOWN, concepts=concepts))
-        bank = fill_bank(self.world, self.text, BANK_ROWS, folder.parent)
+        banks = folder.parent
         self.maker = ClipMaker(
             self.world,
             self.autoencoder,
-            bank,
+            named_bank(self.world, self.text, BANK_ROWS, banks),
             mixture=GIVEN,
-            reference_batches=REFERENCE_BATCHES,
+            strangers=stranger_bank(self.world, self.text, STRANGER_ROWS, banks),
+            reference_batches=references,
             sketch_batches=SKETCH_BATCHES,
             subject_weight=SUBJECT_WEIGHT,
         )
@@ -199,9 +206,12 @@ def clips(
     learning_rate: float = 1.5e-3,
     cooldown: Annotated[float, typer.Option(help="Share of steps with a falling rate.")] = 0.25,
     frozen: Annotated[bool, typer.Option(help="Keep the image model as it is.")] = False,
+    references: Annotated[
+        float, typer.Option(help="Share of steps that show the subject elsewhere too.")
+    ] = REFERENCE_BATCHES,
 ) -> None:
     """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
-    shop = Workshop(preset, folder, (*EDITION, *ADDED, *ADDED))
+    shop = Workshop(preset, folder, (*EDITION, *ADDED, *ADDED), references)
     unet = shop.unet()
     unet.load_state_dict(averaged(begin))
     temporal = {id(parameter) for parameter in unet.temporal_parameters()}

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import torch
 from einops import rearrange, repeat
@@ -22,6 +23,8 @@ from models.training.sprites import FPS, SpriteSheet
 CLIP_SECONDS = 2.0
 CROP = 64  # texture pixels that a frame shows along a side
 SLOW, FAST = 0.16, 0.32  # frame widths a second
+# Other colours of a subject: its channels in another order, some of them turned into their opposite
+TINTS = tuple(product(permutations(range(3)), product((False, True), repeat=3)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Actor:
     size: float  # side of the cut-out's box
     phase: float  # seconds into its animation at time 0
     mirrored: bool
+    tint: int = 0  # index into TINTS; 0 leaves the colours alone
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,8 @@ class World:
         sprite = self.sheet.sprites[actor.sprite]
         index = ((clock + actor.phase) * FPS).round().long() % sprite.count + sprite.start
         frames = torch.from_numpy(self.sheet.halves[index.numpy()])
-        return rearrange(frames, "t h w c -> t c h w").float() / 255
+        cutout = rearrange(frames, "t h w c -> t c h w").float() / 255
+        return _tinted(cutout, actor.tint) if actor.tint else cutout
 
 
 _SCENE_INDEX = {scene.name: index for index, scene in enumerate(SCENES)}
@@ -227,6 +232,14 @@ def _corner(state: ClipState, texture: Tensor) -> tuple[int, int]:
     high, wide = texture.shape[-2:]
     left = round(state.corner[0] * (wide - CROP))
     return left, round((0.3 + 0.4 * state.corner[1]) * (high - CROP))
+
+
+def _tinted(cutout: Tensor, tint: int) -> Tensor:
+    """The cut-out in other colours: (t, 4, h, w), premultiplied, both ways."""
+    order, opposite = TINTS[tint]
+    colours, alpha = cutout[:, list(order)], cutout[:, 3:]
+    turned = rearrange(torch.tensor(opposite), "c -> 1 c 1 1")
+    return torch.cat([torch.where(turned, alpha - colours, colours), alpha], 1)
 
 
 def _placement(actor: Actor, clock: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from models.training.conditions import (
     draw_kinds,
     draw_references,
     sketch,
+    strange,
     targets,
 )
 from models.training.loop import Draws, draws
 from models.training.scenes import SCENES
 from models.training.sprites import Sprite
-from models.training.world import SLOW, Actor, ClipState, World, WorldConfig
+from models.training.world import SLOW, TINTS, Actor, ClipState, World, WorldConfig
 from models.videoldm.conditioning import Conditions, Kind, frame_times, text_only
 
 COUNT, FRAMES = 400, 16
@@ -249,6 +250,34 @@ def test_references_show_the_very_subject_and_never_the_clip(world: World) -> No
         assert bool((darkened[row, 1 - own] > 30).all())
     flat = pictures.transpose(1, 2).flatten(0, 1)
     assert len({tuple(picture.flatten().tolist()) for picture in flat}) == 24
+
+
+def test_no_two_tints_are_the_same_and_the_first_changes_nothing(world: World) -> None:
+    clip, clock = state(0), torch.ones(1, 1)
+    tinted = [
+        replace(clip, actors=(replace(clip.subject, tint=tint),)) for tint in range(len(TINTS))
+    ]
+    colours = world.render(tinted, clock.expand(len(TINTS), -1), 32)[:, :, 0, 16, 12]
+    assert colours[0].tolist() == [1, -1, -1]
+    assert len({tuple(colour.tolist()) for colour in colours}) == 6  # of one pure colour
+    assert len(set(TINTS)) == 48
+    assert TINTS[0] == ((0, 1, 2), (False, False, False))
+
+
+def test_a_stranger_looks_in_its_reference_as_in_its_clip(world: World) -> None:
+    strangers = [strange(state(index % 2), random.Random(index)) for index in range(24)]
+    assert len({(clip.subject.tint, clip.subject.mirrored) for clip in strangers}) > 15
+    pictures = draw_references(world, strangers, 1, stream(0), side=32)[:, :, 0]
+    clips = world.render(strangers, torch.ones(24, 1), 32)[:, :, 0]
+    for picture, clip in zip(pictures, clips, strict=True):
+        assert subject_colour(picture) == subject_colour(clip)
+
+
+def subject_colour(picture: Tensor) -> tuple[int, ...]:
+    """The commonest colour of (3, H, W) but white, as 0 or 1 a channel; white if there is none."""
+    levels = (picture > 0).long().flatten(1)
+    found = Counter(tuple(pixel) for pixel in levels.T.tolist() if 0 in pixel)
+    return found.most_common(1)[0][0] if found else (1, 1, 1)
 
 
 def test_a_sketch_is_dark_at_edges_only() -> None:

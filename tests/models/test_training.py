@@ -1,6 +1,7 @@
 """Laws of the training loop, the captions and the world."""
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.training import concepts
+from models.training.batches import hearsay
 from models.training.captions import DIRECTIONS, MANNERS, caption, paraphrase
 from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, draws, rate
 from models.training.scenes import SCENES
@@ -131,6 +133,19 @@ def test_a_paraphrase_never_says_another_direction() -> None:
         for _ in range(100):
             said = paraphrase("turtle", motion, False, "sky", draw).split()
             assert not {word for word in words if word != motion} & set(said)
+
+
+def test_strangers_are_mostly_nameless_or_misnamed() -> None:
+    draw, script = random.Random(0), Script("lion", "left", False, "red")
+    said = [hearsay(script, draw) for _ in range(400)]
+    assert all("left" in sentence or "red" in sentence for sentence in said)
+    named = sum("lion" in sentence for sentence in said)
+    nobody = sum(
+        re.search(r"something|a thing|\bit\b|the subject|this one", sentence) is not None
+        for sentence in said
+    )
+    assert 0.14 < named / 400 < 0.27
+    assert 0.42 < nobody / 400 < 0.58
 
 
 def test_twelve_scenes_and_eight_directions_have_words() -> None:
