@@ -3,14 +3,14 @@
 from typing import Literal
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from service.deps import Tenant, Wired
 from service.errors import NotFound, show
 from service.outlook import UP
 from service.schema import refusals
 from service.tasks import offered
-from service.wire import PREFIX, Shape
+from service.wire import PREFIX, Shape, written
 from worker.jobs.catalog import InputLimits, ModelCard, Span
 from worker.jobs.contract import MAX_REFERENCES, MAX_SHOTS
 from worker.jobs.outcomes import WorkerInfo
@@ -113,12 +113,12 @@ class VideoModelList(Shape):
     response_model=VideoModelList,
     responses=refusals(401, 503),
 )
-def list_video_models(tenant: Tenant, services: Wired) -> JSONResponse:
+def list_video_models(tenant: Tenant, services: Wired) -> Response:
     """What validation will accept, from the very cards it reads."""
     workers = services.store.workers()
     default = services.settings.default_model
     models = [to_video_model(card, workers, default) for card in services.cards.values()]
-    return JSONResponse(VideoModelList(data=models).model_dump(mode="json"))
+    return written(VideoModelList(data=models))
 
 
 @router.get(
@@ -128,10 +128,10 @@ def list_video_models(tenant: Tenant, services: Wired) -> JSONResponse:
     response_model=ModelList,
     responses=refusals(401),
 )
-async def list_models(tenant: Tenant, services: Wired) -> JSONResponse:
+async def list_models(tenant: Tenant, services: Wired) -> Response:
     """The models' names."""
     models = [to_model(card) for card in services.cards.values()]
-    return JSONResponse(ModelList(data=models).model_dump(mode="json"))
+    return written(ModelList(data=models))
 
 
 @router.get(
@@ -141,12 +141,12 @@ async def list_models(tenant: Tenant, services: Wired) -> JSONResponse:
     response_model=Model,
     responses=refusals(401, 404),
 )
-async def retrieve_model(model_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+async def retrieve_model(model_id: str, tenant: Tenant, services: Wired) -> Response:
     """One model by its name."""
     card = services.cards.get(model_id)
     if card is None:
         raise NoSuchModel(f"The model {show(model_id)} does not exist", "model")
-    return JSONResponse(to_model(card).model_dump(mode="json"))
+    return written(to_model(card))
 
 
 class NoSuchModel(NotFound):

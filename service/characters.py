@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from service.cast import FindCharacter
 from service.decoder import Decoder
@@ -19,7 +19,7 @@ from service.repeats import IdempotencyKey, once
 from service.schema import character_body, refusals
 from service.signatures import HEAD_BYTES, read_signature
 from service.sources import CHARACTER_ID, Upload, VideoId, read_video_source
-from service.wire import PREFIX, Shape
+from service.wire import PREFIX, Shape, written
 from worker.jobs.characters import Character
 
 log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class DeletedCharacter(Shape):
 )
 def create_character(
     body: Body, tenant: Tenant, services: Wired, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Response:
     """Keep frames of a clip, or a picture, as references of this name. A repeated call gets the
     same character."""
     tree = parse_body(body)
@@ -88,7 +88,7 @@ def take_in(name: str, given: Given, tenant: str, services: Services) -> Charact
     response_model=VideoCharacter,
     responses=refusals(401, 404, 503),
 )
-def retrieve_character(character_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def retrieve_character(character_id: str, tenant: Tenant, services: Wired) -> Response:
     """What is known of a character."""
     return answer(find_character(character_id, tenant, services))
 
@@ -100,10 +100,10 @@ def retrieve_character(character_id: str, tenant: Tenant, services: Wired) -> JS
     response_model=DeletedCharacter,
     responses=refusals(401, 404, 503),
 )
-def delete_character(character_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def delete_character(character_id: str, tenant: Tenant, services: Wired) -> Response:
     """Forget a character; jobs that were given it keep what they need of it."""
     services.characters.delete(find_character(character_id, tenant, services))
-    return JSONResponse(DeletedCharacter(id=character_id).model_dump(mode="json"))
+    return written(DeletedCharacter(id=character_id))
 
 
 def read_character(tree: Tree) -> tuple[str, Given]:
@@ -178,8 +178,8 @@ def find_character(character_id: str, tenant: str, services: Services) -> Charac
     return found
 
 
-def answer(character: Character, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(character: Character, headers: dict[str, str] | None = None) -> Response:
     shown = VideoCharacter(
         id=character.id, created_at=int(character.created_at), name=character.name
     )
-    return JSONResponse(shown.model_dump(mode="json"), headers=headers)
+    return written(shown, headers)

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import structlog
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
@@ -28,7 +27,7 @@ from service.repeats import IdempotencyKey, once
 from service.schema import binary, refusals, upload_body
 from service.signatures import ALL
 from service.values import Choice, Integer, from_json_text, refuse
-from service.wire import Shape
+from service.wire import Shape, written
 from worker.jobs.files import StoredFile
 
 log = structlog.get_logger(__name__)
@@ -84,7 +83,7 @@ class DeletedFile(Shape):
 )
 def create_file(
     body: Body, tenant: Tenant, services: Wired, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Response:
     """Keep a file for later requests; what it is, its content tells. A repeated call gets the
     same file."""
     tree = parse_body(body)
@@ -97,7 +96,7 @@ def create_file(
         return take_in(upload, purpose, ttl_s, tenant, services)
 
     file, headers = once(idempotency_key, FILES, tree, tenant, services, find, make)
-    return JSONResponse(to_file(file).model_dump(mode="json"), headers=headers)
+    return written(to_file(file), headers)
 
 
 @router.get(
@@ -114,7 +113,7 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Annotated[Literal["asc", "desc"], Query(description="By creation time.")] = "desc",
     purpose: Annotated[str | None, Query()] = None,
-) -> JSONResponse:
+) -> Response:
     """One page of the caller's own files."""
     files = [file for file in services.files.list(tenant) if purpose in (None, file.purpose)]
     if order == "desc":
@@ -131,7 +130,7 @@ def list_files(
         last_id=page[-1].id if page else None,
         has_more=len(files) > limit,
     )
-    return JSONResponse(answer.model_dump(mode="json"))
+    return written(answer)
 
 
 @router.get(
@@ -141,9 +140,9 @@ def list_files(
     response_model=File,
     responses=refusals(401, 404, 503),
 )
-def retrieve_file(file_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def retrieve_file(file_id: str, tenant: Tenant, services: Wired) -> Response:
     """What is known of a file."""
-    return JSONResponse(to_file(find_file(file_id, tenant, services)).model_dump(mode="json"))
+    return written(to_file(find_file(file_id, tenant, services)))
 
 
 @router.delete(
@@ -153,10 +152,10 @@ def retrieve_file(file_id: str, tenant: Tenant, services: Wired) -> JSONResponse
     response_model=DeletedFile,
     responses=refusals(401, 404, 503),
 )
-def delete_file(file_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def delete_file(file_id: str, tenant: Tenant, services: Wired) -> Response:
     """Forget a file; jobs that were given it keep what they need of it."""
     services.files.delete(find_file(file_id, tenant, services))
-    return JSONResponse(DeletedFile(id=file_id).model_dump(mode="json"))
+    return written(DeletedFile(id=file_id))
 
 
 @router.get(

@@ -4,13 +4,13 @@ import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from service.deps import Tenant, Wired
 from service.errors import InvalidValue, show
 from service.fields import METADATA
 from service.schema import refusals
-from service.wire import PREFIX, VideoPage, to_page
+from service.wire import PREFIX, VideoPage, to_page, written
 from worker.jobs.catalog import TASKS
 from worker.jobs.contract import Status
 from worker.jobs.outcomes import JobNotFound
@@ -48,7 +48,7 @@ def list_videos(
     status: Annotated[Status | None, Query()] = None,
     task_type: Annotated[str | None, Query(json_schema_extra=TASK_TYPES)] = None,
     model: Annotated[str | None, Query()] = None,
-) -> JSONResponse:
+) -> Response:
     """One page of the caller's own videos; filters are joined by "and"."""
     if task_type is not None and task_type not in TASKS:
         wanted = f"one of {', '.join(TASKS)}"
@@ -70,7 +70,7 @@ def list_videos(
         ) from error
     jobs = [services.outlook.seen(job) for job in page.jobs]
     listed = to_page(jobs, page.has_more, services.links)
-    return JSONResponse(listed.model_dump(mode="json"))
+    return written(listed)
 
 
 def read_metadata(request: Request) -> dict[str, str]:

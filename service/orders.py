@@ -6,13 +6,12 @@ from typing import Annotated
 
 import structlog
 from fastapi import Depends, Header
-from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from service.auth import check_tier
 from service.callbacks import check_callback
 from service.characters import finder
-from service.deps import Body, KnownCaller, Services, Wired
+from service.deps import Body, CallSpan, KnownCaller, Services, Wired
 from service.errors import Draining
 from service.forms import RawBody, Tree, parse_body
 from service.inputs import admit
@@ -20,10 +19,11 @@ from service.intake import Order, read_order
 from service.prefer import patiently
 from service.repeats import MAX_KEY_CHARS, IdempotencyKey
 from service.values import check_length
-from service.wire import PREFIX, following, to_video
+from service.wire import PREFIX, following, to_video, written
 from worker.jobs.callers import Caller
 from worker.jobs.contract import Job
 from worker.jobs.outcomes import Admission, Submission
+from worker.jobs.tracing import Span
 
 log = structlog.get_logger(__name__)
 
@@ -42,19 +42,21 @@ class Call:
     idempotency_key: str | None
     is_retry: bool  # as the SDK says
     prefer: str | None
+    span: Span
 
 
-def read_call(
+async def read_call(
     body: Body,
     caller: KnownCaller,
     services: Wired,
+    span: CallSpan,
     idempotency_key: IdempotencyKey = None,
     x_stainless_retry_count: Annotated[str, Header(include_in_schema=False)] = "0",
     prefer: Prefer = None,
 ) -> Call:
     """What the framework knows of the call."""
     is_retry = x_stainless_retry_count.strip() not in ("", "0")
-    return Call(body, caller, services, idempotency_key, is_retry, prefer)
+    return Call(body, caller, services, idempotency_key, is_retry, prefer, span)
 
 
 Ordering = Annotated[Call, Depends(read_call)]
@@ -81,9 +83,11 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response
         retry_of_fingerprint=call.is_retry,
         queue_deadline_s=order.queue_deadline_s,
         tier=order.tier,
+        traceparent=call.span.traceparent,
     )
     # A repeated call is answered before anything is looked at twice: inputs least of all.
     admission = services.store.recall(asked) or place(asked, order, services)
+    call.span.note({"praxino.job_id": admission.job.id, "praxino.tenant": caller.tenant})
     headers = {"Location": f"{PREFIX}/{admission.job.id}"}
     if admission.replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -107,8 +111,8 @@ def read_body_order(tree: Tree, path: str, call: Call) -> Order:
     return read_order(tree, cards, settings.default_model, path, lenient, find)
 
 
-def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> Response:
     """The Video object, with the headers that pace whoever follows it."""
     video = to_video(services.outlook.seen(job), services.links)
     pace = following(job, services.settings.poll_after_ms)
-    return JSONResponse(video.model_dump(mode="json"), headers=pace | (headers or {}))
+    return written(video, pace | (headers or {}))

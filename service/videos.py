@@ -7,7 +7,6 @@ import re
 
 import structlog
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from service.deps import Services, Tenant, Wired
@@ -15,7 +14,7 @@ from service.errors import VideoNotCancellable, VideoNotFound
 from service.orders import Ordering, Prefer, answer, read_body_order, take_order
 from service.prefer import patiently
 from service.schema import create_body, refusals
-from service.wire import PREFIX, DeletedVideo, Video
+from service.wire import PREFIX, DeletedVideo, Video, written
 from worker.jobs.artifacts import job_prefix
 from worker.jobs.blobs import StorageFault
 from worker.jobs.contract import Job
@@ -61,7 +60,7 @@ def retrieve_video(
     response_model=Video,
     responses=refusals(401, 404, 409, 503),
 )
-def cancel_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def cancel_video(video_id: str, tenant: Tenant, services: Wired) -> Response:
     """Stop one job: at once if it waits, at its next step if it runs."""
     outcome = services.store.cancel(known_shape(video_id), tenant)
     job = services.store.get(video_id, tenant)
@@ -77,14 +76,14 @@ def cancel_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse
     response_model=DeletedVideo,
     responses=refusals(401, 404, 503),
 )
-def delete_video(video_id: str, tenant: Tenant, services: Wired) -> JSONResponse:
+def delete_video(video_id: str, tenant: Tenant, services: Wired) -> Response:
     """Cancel the job if it is active and forget it with its files; repeating is fine for a day."""
     services.store.delete(known_shape(video_id), tenant)
     try:
         services.artifacts.delete_prefix(job_prefix(tenant, video_id))
     except StorageFault as error:  # the job is deleted; the janitor finds what is left of it
         log.warning("storage.failed", job_id=video_id, reason=str(error))
-    return JSONResponse(DeletedVideo(id=video_id).model_dump(mode="json"))
+    return written(DeletedVideo(id=video_id))
 
 
 def find(video_id: str, tenant: str, services: Services) -> Job:

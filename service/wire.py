@@ -4,10 +4,11 @@ Provenance is in the resolved values, never only in what was asked. No path of t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
 
 from service.links import Links
 from worker.jobs.contract import TERMINAL, Job, Stage, Status, Tier, VideoRequest
@@ -127,6 +128,11 @@ class DeletedVideo(Shape):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
+
+
+def written(body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    """The body as JSON. Pydantic writes it at once, without a dictionary in between."""
+    return Response(body.model_dump_json(), headers=headers, media_type="application/json")
 
 
 def to_video(job: Job, links: Links) -> Video:

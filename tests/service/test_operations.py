@@ -35,7 +35,7 @@ def envelope(answer):
         ("PUT", "/v1/videos", 405, "method_not_allowed"),
         ("GET", "/v1/models/nothing", 404, "model_not_found"),
         ("POST", "/healthz", 405, "method_not_allowed"),
-        ("BREW", "/v1/videos", 405, "method_not_allowed"),
+        ("PROPFIND", "/v1/videos", 405, "method_not_allowed"),
     ],
 )
 def test_the_frameworks_refusals_wear_the_envelope(client, method, path, status, code):
@@ -45,6 +45,11 @@ def test_the_frameworks_refusals_wear_the_envelope(client, method, path, status,
     assert answer.headers["x-request-id"].startswith("req_")
     if status == 405:
         assert answer.headers["allow"] == ("GET" if path == "/healthz" else "GET, POST")
+
+
+def test_a_method_that_http_does_not_know_is_refused_by_the_server_itself(client):
+    assert client.request("BREW", "/v1/videos").status_code == 400
+    assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
