@@ -4,6 +4,7 @@ The web side validates against these cards before the queue, so nothing that cou
 refused in milliseconds fails on the GPU. This module reads JSON and never loads torch.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -159,6 +160,7 @@ class AdapterCard:
     id: str
     word: str  # the rare word that calls it in prompts
     kind: str  # what it is
+    sha256: str = ""  # hex digest of the file
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,8 @@ def read_adapter_card(path: Path) -> AdapterCard:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         meta = header["__metadata__"]
-        return AdapterCard(path.stem, str(meta["word"]), str(meta["kind"]))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return AdapterCard(path.stem, str(meta["word"]), str(meta["kind"]), sha256)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not an adapter: {error}") from error
 

@@ -161,7 +161,7 @@ def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
     with tempfile.TemporaryDirectory(dir=tools.scratch_dir) as scratch:
         folder = Path(scratch) / "film"
         folder.mkdir()
-        provenance = read_provenance(run, tools.model.weights_sha256)
+        provenance = read_provenance(run, tools.model)
         # Closed at once when it is stopped, so that the model lets go of what it was making.
         with closing(_made(tools.model, task, watch)) as made:
             film = reel.pieces(made)

@@ -3,21 +3,24 @@
 import importlib.metadata
 from typing import Any
 
+from models.protocol import VideoModel
 from worker.messages import Run
 
 PACKAGES = ("praxino", "torch", "numpy", "av")  # whose versions decide what a film looks like
 
 
-def read_provenance(run: Run, model_sha256: str) -> dict[str, Any]:
-    """Request, seed, model hash, versions."""
+def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
+    """Request, seed, hashes of the model and of its adapter if one was asked for, versions."""
     request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
+    used = [adapter for adapter in model.card.adapters if adapter.id == run.request.adapter]
     return {
         "generator": "praxino",
         "digital_source_type": "trainedAlgorithmicMedia",
         "job_id": run.job_id,
         "attempt": run.attempt,
         "request": without_keys(request),
-        "model_sha256": model_sha256,
+        "model_sha256": model.weights_sha256,
+        **{"adapter_sha256": adapter.sha256 for adapter in used},
         "versions": read_versions(),
     }
 

@@ -1,5 +1,6 @@
 """Laws of personal subjects: merged for one request, and gone after it, bit for bit."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def test_a_request_picks_its_subject_and_leaves_no_trace(tmp_path: Path) -> None
     folder = build_preset(tmp_path / "tiny")
     base = load_preset(folder).unet
     (folder / "adapters").mkdir()
-    write_adapter(adapter(base), folder / "adapters" / "rex.safetensors")
+    path = folder / "adapters" / "rex.safetensors"
+    write_adapter(adapter(base), path)
     model = load_videoldm(folder, "cpu", torch.float32)
-    assert model.card.adapters == (AdapterCard("rex", "sks", "dog"),)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model.card.adapters == (AdapterCard("rex", "sks", "dog", sha256),)
     plain = replace(TASK, prompt="a sks runs", num_frames=8, num_inference_steps=2)
     mine = replace(plain, adapter="rex")
     before = model.generate(plain, silent)

@@ -1,5 +1,6 @@
 """A film goes from the model into its files piece by piece, and says how far each shot is."""
 
+import hashlib
 import json
 import weakref
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ import pytest
 import torch
 
 from models.protocol import Frames, OnStep, Step, Task
+from models.videoldm.adapters import write_adapter
 from models.videoldm.config import read_config, write_config
 from models.videoldm.pipeline import load_videoldm
+from models.videoldm.weights import digest, load_preset
 from tests.models.presets import build_preset
+from tests.models.test_adapters import adapter
 from tests.worker.conftest import REQUEST
 from tests.worker.shapes import ShapesModel, load_model, write_weights
 from worker.film import Equipment, make_film
@@ -150,6 +154,25 @@ def test_a_stopped_film_lets_go_of_the_model(tmp_path: Path, piecewise: Piecewis
     assert len(piecewise.alive) == 3
     assert piecewise.closed
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_provenance_names_the_model_and_the_adapter_by_digest(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    folder = build_preset(tmp_path / "tiny")
+    path = folder / "adapters" / "rex.safetensors"
+    path.parent.mkdir()
+    write_adapter(adapter(load_preset(folder).unet), path)
+    tools = equip(tmp_path, load_videoldm(folder, "cpu", torch.float32))
+    told = []
+    for name in (None, "rex"):
+        run = order(f"video_{name}", adapter=name, width=32, height=32, num_inference_steps=2)
+        answer = make_film(run, tools, lambda message: None, never)
+        assert isinstance(answer, Done), answer
+        with av.open(str(tools.store.path(answer.result.video.key))) as film:  # type: ignore[attr-defined]
+            told.append(json.loads(film.metadata["comment"]))
+    assert {note["model_sha256"] for note in told} == {digest(folder)}
+    assert "adapter_sha256" not in told[0]
+    assert told[1]["adapter_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_story_says_how_far_each_shot_is(tmp_path: Path) -> None:
