@@ -6,13 +6,15 @@ guidance branches have one layout. PixelDance (arXiv:2311.10982), section 3.2; t
 """
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
 MAX_CONTEXT = 2  # frames carried over: one shows no direction, more than two were never trained
 LAST_SIGMA = 0.32  # noise on a given last frame or sketch, which guides and does not bind
@@ -150,6 +152,46 @@ def text_only(
         text_t=text,
         text_mask=text_mask,
     )
+
+
+TEXTS = ("text_s", "text_t", "text_mask")
+
+
+def layout(told: Conditions) -> str:
+    """What conditions must have in common to be `joined`: everything but the number of words."""
+    same = told.text_t is told.text_s
+    values = [(field.name, getattr(told, field.name)) for field in fields(told)]
+    shapes = [
+        (name, None if value is None else tuple(value.shape[1:]))
+        for name, value in values
+        if name not in TEXTS
+    ]
+    return f"{type(told).__name__} {same} {shapes}"
+
+
+def joined(told: Sequence[Conditions]) -> Conditions:
+    """Conditions of one `layout` as those of one batch. Shorter texts are padded, and masked."""
+    length = max(len(one.text_mask[0]) for one in told)
+
+    def column(name: str) -> Tensor | None:
+        parts = [getattr(one, name) for one in told]
+        if parts[0] is None:
+            return None
+        if name in TEXTS:
+            parts = [_lengthened(part, length) for part in parts]
+        return torch.cat(parts)
+
+    whole: dict[str, Any] = {field.name: column(field.name) for field in fields(told[0])}
+    if told[0].text_t is told[0].text_s:
+        whole["text_t"] = whole["text_s"]
+    return replace(told[0], **whole)
+
+
+def _lengthened(text: Tensor, length: int) -> Tensor:
+    """Text (b, l, d) or its mask (b, l) with silence up to `length` tokens."""
+    missing = length - text.shape[1]
+    beyond = (0, 0, 0, missing) if text.ndim == 3 else (0, missing)
+    return functional.pad(text, beyond) if missing else text
 
 
 def frame_times(frames: int, fps: float) -> Tensor:

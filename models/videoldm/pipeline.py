@@ -5,8 +5,8 @@ task at a time; everything that varies with the request is local to the call, so
 leaves nothing behind.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from models.catalog import ModelCard, read_card
-from models.protocol import Frames, Memory, OnStep, Step, Task
+from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
 from models.videoldm.adapters import adapted
+from models.videoldm.batch import Share, make_together
 from models.videoldm.branches import Known, tell, untold
 from models.videoldm.checkpoints import FilmMemory, own, read_memory
 from models.videoldm.conditioning import MAX_CONTEXT, last_frame_steps
@@ -66,6 +67,18 @@ class VideoLDM:
         weight = next(self.preset.unet.parameters())
         whole = f"{identity} {self.weights_sha256} {weight.device.type} {weight.dtype}"
         return FilmMemory(whole, {}) if written is None else read_memory(written, whole)
+
+    def together(self, makers: Sequence[Maker]) -> None:
+        """Make several films at once; see `models.protocol.BatchableModel`."""
+        make_together(makers, self.shared)
+
+    def shared(self, share: Share) -> "VideoLDM":
+        """The same with its networks as others share them."""
+        stages, preset = self.preset.stages, self.preset
+        if stages.student is not None:
+            student = replace(stages.student, unet=share(stages.student.unet))
+            stages = replace(stages, student=student)
+        return replace(self, preset=replace(preset, unet=share(preset.unet), stages=stages))
 
     def latents(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Tensor:
         """The film as latents (1, c, t, h, w), not decoded: key frames for the stages after this.

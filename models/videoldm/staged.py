@@ -5,14 +5,15 @@ student, draws key frames at one rate and size, and the cascade makes the film o
 were uploaded go through the stages only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from models.catalog import CascadeRule, ModelCard, Quality
-from models.protocol import Frames, Memory, OnStep, Step, Task
+from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
+from models.videoldm.batch import Share, make_together
 from models.videoldm.cascade import Bar, Cascade, film_of, key_times
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, own, remembered
 from models.videoldm.conditioning import frame_times
@@ -44,6 +45,14 @@ class StagedLDM:
     def remember(self, identity: str, written: bytes | None = None) -> FilmMemory:
         """The memory of one film; see `models.protocol.ResumableModel`."""
         return self.base.remember(identity, written)
+
+    def together(self, makers: Sequence[Maker]) -> None:
+        """Make several films at once; see `models.protocol.BatchableModel`."""
+        make_together(makers, self.shared)
+
+    def shared(self, share: Share) -> "StagedLDM":
+        """The same with the base's networks as others share them; stages after it are its own."""
+        return replace(self, base=self.base.shared(share))
 
     def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
         """Make the film piece by piece; see `models.protocol.ResumableModel`."""
