@@ -10,13 +10,19 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+import torch
+from einops import rearrange
+
 from models.evaluation.bench import Bench
 from models.evaluation.prompts import Prompt
 from models.evaluation.scores import decibels, mean
 from models.evaluation.truth import round_trip
 from models.protocol import Frames
+from models.training.conditions import sketch
+from models.videoldm.pictures import write_frames
 
 FIRST, LAST = ("first_frame_psnr_db",), ("last_frame_gain_db", "last_frame_monotone")
+SKETCH = ("sketch_gain_db",)
 COUNT = 24
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -66,23 +72,42 @@ def last_frame(bench: Bench) -> dict[str, Any]:
     return {"last_frame_gain_db": asdict(mean(gains, controls)), "last_frame_monotone": falls}
 
 
+def sketched(bench: Bench) -> dict[str, Any]:
+    """How much nearer clips end to a frame of which they are given a drawing, at strength 1.
+
+    The gain is over the same clip without it; its control is that towards another's frame.
+    """
+    prompts = bench.counted(bench.mixed, COUNT)
+    goals = [bench.shown(prompt)[-1:] for prompt in prompts]
+    gains, controls = [], []
+    for index, prompt in enumerate(bench.watched("sketch", prompts)):
+        free = _end(bench, prompt, 0)
+        truth = bench.shown(prompt)
+        drawn = _end(bench, prompt, 1, last_frame=drawing(truth[-1]), last_frame_is_sketch=True)
+        near, other = goals[index], goals[index - 1]
+        gains.append(decibels(drawn, near) - decibels(free, near))
+        controls.append(decibels(drawn, other) - decibels(free, other))
+    return {"sketch_gain_db": asdict(mean(gains, controls))}
+
+
+def drawing(frame: Frames) -> Frames:
+    """Pencil lines of a frame (H, W, 3), as training draws them."""
+    pixels = rearrange(torch.from_numpy(frame), "h w c -> 1 c h w").float() / 127.5 - 1
+    return write_frames(rearrange(sketch(pixels), "1 c h w -> 1 c 1 h w"))[0]
+
+
 def rises(values: Sequence[float]) -> bool:
     """Whether each value is above the one before."""
     return all(value > before for before, value in pairwise(values))
 
 
-def _end(bench: Bench, prompt: Prompt, strength: float) -> Frames:
+def _end(bench: Bench, prompt: Prompt, strength: float, **changes: Any) -> Frames:
     """The last frame (1, H, W, 3) of a clip between both ends of what the prompt says."""
     truth = bench.shown(prompt)
     if strength == 0 and "image" in bench.base.card.tasks:
         return bench.begun_clip(prompt)[-1:]  # the same, bit for bit
-    task = bench.task(
-        prompt,
-        task_type="first_last_frame",
-        first_frame=truth[0],
-        last_frame=truth[-1],
-        last_frame_strength=strength,
-    )
+    given = {"first_frame": truth[0], "last_frame": truth[-1], "last_frame_strength": strength}
+    task = bench.task(prompt, task_type="first_last_frame", **given | changes)
     return bench.film(task)[-1:]
 
 

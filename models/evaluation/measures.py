@@ -35,6 +35,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(adherence.NAMES, adherence.adherence, _has("text")),
     Measure(given.FIRST, given.first_frame, _has("image")),
     Measure(given.LAST, given.last_frame, _has("first_last_frame")),
+    Measure(given.SKETCH, given.sketched, lambda card: card.inputs.last_frame_sketches),
     Measure(identity.NAMES, identity.reference_gain, _has("reference")),
     Measure(seams.SEAMS, seams.seam_ratio, _has("story")),
     Measure(seams.DRIFT, seams.drift, _has("extend")),

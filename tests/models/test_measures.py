@@ -33,6 +33,7 @@ from models.evaluation.prompts import (
 from models.evaluation.scores import decibels, mean
 from models.evaluation.suite import GateError
 from models.training.concepts import HELD_OUT
+from models.videoldm.config import read_config, write_config
 from models.videoldm.pipeline import VideoLDM
 from models.videoldm.weights import WeightsError
 from tests.models.presets import TINY, build_preset
@@ -185,7 +186,10 @@ def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sizes=["32x32"],
         fps=[8, 4, 16],
         steps={"minimum": 1, "maximum": 9, "default": 1},
+        inputs={"last_frame_sketches": True},
     )
+    config = read_config(folder / "config.json")
+    write_config(replace(config, abilities=("sketch",)), folder / "config.json")
     return folder
 
 
@@ -197,6 +201,7 @@ def test_every_measure_of_a_base_has_its_row(able: Path, monkeypatch: pytest.Mon
         "first_frame_psnr_db",
         "last_frame_gain_db",
         "last_frame_monotone",
+        "sketch_gain_db",
         "reference_cosine_gain",
         "seam_ratio",
         "drift",
@@ -269,6 +274,7 @@ def test_only_what_a_card_declares_is_measured(folder: Path, able: Path, tmp_pat
         "first_frame_psnr_db",
         "last_frame_gain_db",
         "last_frame_monotone",
+        "sketch_gain_db",
         "reference_cosine_gain",
         "seam_ratio",
         "drift",
