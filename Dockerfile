@@ -39,7 +39,8 @@ COPY LICENSE wheel[s] /wheels/
 FROM ${PYTHON_IMAGE} AS needs
 COPY pyproject.toml /
 RUN python -c "import tomllib; \
-needs = tomllib.load(open('/pyproject.toml', 'rb'))['project']['dependencies']; \
+project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
+needs = project['dependencies'] + project['optional-dependencies']['traces']; \
 heavy = ('torch', 'einops', 'safetensors', 'tokenizers'); \
 print(*needs, sep='\n', file=open('/all.txt', 'w')); \
 light = [need for need in needs if not need.startswith(heavy)]; \

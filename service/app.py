@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service import (
@@ -44,6 +45,7 @@ from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import StoreError
 from worker.jobs.receipts import Receipts
 from worker.jobs.store import JobStore
+from worker.jobs.tracing import open_tracing
 
 
 def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None = None) -> FastAPI:
@@ -77,7 +79,7 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
         StoreError,
     ):
         app.add_exception_handler(kind, answer_error)
-    app.add_middleware(Envelope, metrics=services.metrics)
+    app.add_middleware(Envelope, metrics=services.metrics, tracing=services.tracing)
     return app
 
 
@@ -111,6 +113,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
         metrics=Metrics(store, cards, outbox),
         outlook=Outlook(store, cards),
         hub=Hub(store.events),
+        tracing=open_tracing("api"),
         draining=threading.Event(),
     )
 
@@ -118,5 +121,7 @@ def wire(settings: ServiceSettings, cards: Mapping[str, ModelCard]) -> Services:
 @asynccontextmanager
 async def close_at_end(app: FastAPI) -> AsyncIterator[None]:
     yield
-    app.state.services.hub.close()
-    app.state.services.store.redis.close()
+    services = app.state.services
+    services.hub.close()
+    services.store.redis.close()
+    await run_in_threadpool(services.tracing.close)

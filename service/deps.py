@@ -28,6 +28,7 @@ from worker.jobs.outbox import Outbox
 from worker.jobs.outcomes import RateLimited
 from worker.jobs.receipts import Receipts
 from worker.jobs.store import JobStore
+from worker.jobs.tracing import Span, Tracing
 
 bearer = HTTPBearer(auto_error=False, description="API key; none if the server has none.")
 
@@ -52,6 +53,7 @@ class Services:
     metrics: Metrics
     outlook: Outlook
     hub: Hub
+    tracing: Tracing
     draining: threading.Event  # set once the process is to leave
 
 
@@ -90,6 +92,15 @@ async def get_tenant(caller: KnownCaller) -> str:
 
 
 Tenant = Annotated[str, Depends(get_tenant)]
+
+
+async def get_span(request: Request) -> Span:
+    """The call's own span, as the envelope began it."""
+    span: Span = request.state.span
+    return span
+
+
+CallSpan = Annotated[Span, Depends(get_span)]
 
 
 async def get_body(request: Request, services: Wired, tenant: Tenant) -> AsyncIterator[RawBody]:

@@ -30,6 +30,7 @@ class QueueDesk:
         token: str,
         renew: Callable[[], bool],
         must_leave: Callable[[float | None], bool],
+        follow: Callable[[Progress], None],
     ) -> None:
         self._store = store
         self._job = job
@@ -37,10 +38,12 @@ class QueueDesk:
         self._token = token
         self._renew = renew
         self._must_leave = must_leave
+        self._follow = follow
         self._rest: Clock | None = None
 
     def report(self, progress: Progress) -> bool:
         """Write the progress; false if the job belongs to another attempt."""
+        self._follow(progress)
         if self._resting():
             return True
         return self._ask(lambda: self._store.report(self._job_id, self._token, progress), True)

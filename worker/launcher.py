@@ -137,8 +137,10 @@ def launch(config: ChildConfig, storage: Mapping[str, str], threads: int = 0) ->
 
 
 def child_environment(environment: dict[str, str], threads: int) -> dict[str, str]:
-    """The parent's environment without our settings: the queue's password is no child's affair."""
-    kept = {name: value for name, value in environment.items() if not name.startswith("PRAXINO_")}
+    """The parent's environment without our settings and a collector's: the passwords of others are
+    no child's affair."""
+    ours = ("PRAXINO_", "OTEL_")
+    kept = {name: value for name, value in environment.items() if not name.startswith(ours)}
     if threads:
         kept |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return kept

@@ -35,6 +35,7 @@ from worker.jobs.outcomes import Claim
 from worker.jobs.settings import DAY_S
 from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
+from worker.jobs.tracing import open_tracing
 from worker.launcher import Child, Launcher
 from worker.messages import Run
 from worker.patience import OUTAGES, persist
@@ -42,6 +43,7 @@ from worker.presence import Presence
 from worker.pulse import Pulse
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
+from worker.trail import Trail
 
 log = structlog.get_logger()
 
@@ -93,6 +95,7 @@ class Supervisor(BaseWorker):
             self._pace,
             self._pulse,
         )
+        self._tracing = open_tracing("worker")
         self._attempt: Attempt | None = None
         self._drain = Drain(settings.drain_s, self._hurry)
 
@@ -118,6 +121,7 @@ class Supervisor(BaseWorker):
         finally:
             self._launcher.close()
             self._leave()
+            self._tracing.close()
         log.info("worker.stopped", worker=self.name)
 
     def _serve_one(self) -> None:
@@ -175,13 +179,22 @@ class Supervisor(BaseWorker):
             ended = claim.refused != "running"
             self._persist(lambda: self._settle(entry, execution, None, ended), "settle")
             return
-        log.info("job.claimed", job_id=entry.id, attempt=claim.attempt)
+        job = claim.job
+        log.info("job.claimed", job_id=job.id, tenant=job.tenant, attempt=claim.attempt)
+        trail = Trail(self._tracing, job, claim.attempt, self.name)
         self._persist(lambda: self._begin(entry), "begin")
-        outcome = self._drive(child, entry, execution, claim, claim.job)
-        self._conclude(entry, execution, claim.job, outcome, claim.timeout_s)
+        outcome = self._drive(child, entry, execution, claim, job, trail)
+        trail.leave(outcome)
+        trail.end(self._conclude(entry, execution, job, outcome, claim.timeout_s))
 
     def _drive(
-        self, child: Child, entry: Entry, execution: Execution, claim: Claim, job: Job
+        self,
+        child: Child,
+        entry: Entry,
+        execution: Execution,
+        claim: Claim,
+        job: Job,
+        trail: Trail,
     ) -> Outcome:
         desk = QueueDesk(
             self._quick_store,
@@ -189,6 +202,7 @@ class Supervisor(BaseWorker):
             execution.id,
             lambda: self._renew(entry, execution),
             self._drain.must_leave,
+            trail.follow,
         )
         run = Run(
             exec=execution.id,
@@ -216,11 +230,12 @@ class Supervisor(BaseWorker):
 
     def _conclude(
         self, entry: Entry, execution: Execution, job: Job, outcome: Outcome, timeout_s: float
-    ) -> None:
+    ) -> Ending:
         ending = self._persist(
             lambda: end_attempt(self.store, job, execution.id, outcome, timeout_s), "publish"
         )
-        log.info("job.ended", job_id=job.id, verdict=outcome.verdict, ending=ending)
+        facts = {"job_id": job.id, "tenant": job.tenant}
+        log.info("job.ended", verdict=outcome.verdict, ending=ending, **facts)
         self._clear(job, execution.id, ending, outcome.checkpointed)
         if self._launcher.has_child():
             self._launcher.went_well()
@@ -233,6 +248,7 @@ class Supervisor(BaseWorker):
             self._pace.note_settled()
             self._presence.share()
         self._presence.announce("draining" if self._drain.begun else "idle")
+        return ending
 
     def _clear(self, job: Job, token: str, ending: Ending, checkpointed: bool) -> None:
         ended = ending in (Ending.COMPLETED, Ending.FAILED)

@@ -22,6 +22,7 @@ from worker.jobs.connection import web_client
 from worker.jobs.outbound import Outbound, OutboundError, Times
 from worker.jobs.outbox import Letter, Outbox, Outcome
 from worker.jobs.signing import signed_headers
+from worker.jobs.tracing import open_tracing
 from worker.journal import configure_logging
 from worker.patience import OUTAGES, persist
 from worker.pulse import Pulse
@@ -48,6 +49,7 @@ class Sender:
         self._threads = ThreadPoolExecutor(settings.webhook_senders, "webhook")
         self._sending: dict[Future[None], str] = {}  # to the host
         self._pulse = Pulse(settings.data_dir, "webhooks")
+        self._tracing = open_tracing("webhooks")
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until told to stop; tries under way are then finished, outages waited out."""
@@ -62,6 +64,7 @@ class Sender:
                     log.warning("queue.unreachable", action="webhooks", error=type(error).__name__)
             time.sleep(POLL_S)
         self._threads.shutdown(cancel_futures=True)
+        self._tracing.close()
         self._pulse.stop()
         log.info("webhooks.stopped")
 
@@ -88,7 +91,7 @@ class Sender:
     def _deliver(self, letter: Letter) -> None:
         """One try: sent, and written down how it went."""
         try:
-            outcome, reason = self._judge(letter)
+            outcome, reason = self._traced(letter)
             again_in_s = self._settings.webhook_delays_s[letter.tries] if outcome == "failed" else 0
             settled = persist(
                 lambda: self._outbox.settle(letter, outcome, reason, again_in_s),
@@ -106,6 +109,23 @@ class Sender:
             reason=reason or None,
             settled=settled,
         )
+
+    def _traced(self, letter: Letter) -> tuple[Outcome, str]:
+        facts: dict[str, str | int | float] = {
+            "praxino.job_id": letter.job,
+            "praxino.tenant": letter.tenant,
+            "praxino.tries": letter.tries + 1,
+            "server.address": _host(letter),
+        }
+        span = self._tracing.begin("webhook.deliver", "client", letter.traceparent, facts)
+        try:
+            outcome, reason = self._judge(letter)
+            span.note({"praxino.outcome": outcome})
+            if outcome != "delivered":
+                span.fail(outcome)
+            return outcome, reason
+        finally:
+            span.end()
 
     def _judge(self, letter: Letter) -> tuple[Outcome, str]:
         """Send the letter once; how that ended, and why."""

@@ -252,3 +252,4 @@ class Job(Record):
     shot_done: Share = 0.0  # of that shot
     tier: Tier = Tier.DEFAULT  # the queue that it waits in
     cached: bool = False  # another job makes or made its film, and it gets a copy
+    traceparent: str = ""  # of the call that ordered it, for spans below that; "": not traced

@@ -35,6 +35,7 @@ class Letter(Record):
     tries: int
     reason: str | None = None  # why the last try failed
     tried_at: float | None = None
+    traceparent: str = ""  # of the call that ordered the job
 
     @property
     def type(self) -> str:

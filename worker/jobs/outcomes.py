@@ -140,6 +140,7 @@ class Submission:
     job_id: str | None = None
     share: str = ""  # digest of the film to be: equal ones of a tenant are made once; "": alone
     made: Made | None = None  # by an earlier job: nothing is to be done. Needs `job_id`
+    traceparent: str = ""  # of the call, for the spans of whoever works on it
 
     def __post_init__(self) -> None:
         if not TENANT.fullmatch(self.tenant):

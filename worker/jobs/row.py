@@ -62,6 +62,7 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "fp": submission.fingerprint,
         "queue": queue,
         "callback": submission.callback_url or "",
+        "traceparent": submission.traceparent,
         "tier": submission.tier,
         "state": Status.QUEUED,
         "stage": Stage.QUEUED,
@@ -157,6 +158,7 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         shot_done=float(row.get("shot_done", 0)),
         tier=Tier(row.get("tier", Tier.DEFAULT)),
         cached=bool(row.get("leader") or row.get("made_by")),
+        traceparent=row.get("traceparent", ""),
     )
 
 

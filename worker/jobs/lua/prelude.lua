@@ -48,13 +48,16 @@ end
 
 -- Writes the letter to whoever asked to be called when the job ends: it ends once, so one a job.
 local function announce(id, state, at)
-  local row = redis.call('HMGET', JOB .. id, 'callback', 'tenant', 'created_at')
+  local row = redis.call('HMGET', JOB .. id, 'callback', 'tenant', 'created_at', 'traceparent')
   if not row[1] or row[1] == '' then
     return
   end
   local letter = 'evt_' .. (string.gsub(id, '^video_', ''))
   redis.call('HSET', LETTER .. letter, 'job', id, 'url', row[1], 'tenant', row[2], 'status', state,
     'created_at', stamp(at), 'asked_at', row[3], 'tries', 0)
+  if row[4] and row[4] ~= '' then
+    redis.call('HSET', LETTER .. letter, 'traceparent', row[4])
+  end
   redis.call('ZADD', OUTBOX, stamp(at), letter)
 end
 
