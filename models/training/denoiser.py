@@ -38,6 +38,7 @@ from models.videoldm.diffusion import (
     v_of,
 )
 from models.videoldm.guidance import Branch, guide
+from models.videoldm.packing import unpacked
 from models.videoldm.samplers import sample_dpmpp_2m
 from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
 from models.videoldm.unet import UNet
@@ -112,8 +113,7 @@ class Workshop:
         self.autoencoder = Autoencoder(self.config.autoencoder).eval().requires_grad_(False)
         self.autoencoder.load_state_dict(load_file(preset / "autoencoder.safetensors"))
         encoder = SentenceEncoder(self.config.text).eval().requires_grad_(False)
-        stored = load_file(preset / "text.safetensors")
-        encoder.load_state_dict({name: value.float() for name, value in stored.items()})
+        encoder.load_state_dict(unpacked(load_file(preset / "text.safetensors")))
         tokenizer = open_tokenizer(preset / "tokenizer.json")
         self.text = TextEncoder(tokenizer, encoder, self.config.text.max_tokens)
         self.world = World(open_sheet(), replace(SHOWN, concepts=concepts))

@@ -1,6 +1,6 @@
 """Brings the pretrained sentence encoder into the preset: `python -m models.training.text`.
 
-Nothing is trained: the package's MiniLM weights are renamed to ours and stored as float16.
+Nothing is trained: the package's MiniLM weights are renamed to ours and stored in eight bits.
 """
 
 import shutil
@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.training.assets import MINILM, unpack
+from models.videoldm.packing import packed
 
 _LAYERS = 6
 
 
 def converted(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's parameter names to those of `models.videoldm.text.SentenceEncoder`."""
+    """BERT's weights as `models.videoldm.text.SentenceEncoder` names them, packed."""
     ours = {
         "words.weight": theirs["embeddings.word_embeddings.weight"],
         "positions.weight": theirs["embeddings.position_embeddings.weight"],
@@ -44,7 +45,8 @@ def converted(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     for new, old in pairs:
         for part in ("weight", "bias"):
             ours[f"{new}.{part}"] = theirs[f"{old}.{part}"]
-    return {name: tensor.half().contiguous() for name, tensor in ours.items()}
+    halves = {name: tensor.half().contiguous() for name, tensor in ours.items()}
+    return packed(halves)
 
 
 def main(

@@ -29,6 +29,7 @@ from models.videoldm.config import (
     read_stage,
 )
 from models.videoldm.interpolation import Interpolator
+from models.videoldm.packing import unpacked
 from models.videoldm.student import Student, StudentUNet
 from models.videoldm.temporal import TemporalDecoder
 from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
@@ -137,10 +138,10 @@ def digest(folder: Path) -> str:
 
 def _fill(module: nn.Module, path: Path) -> None:
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        tensors = unpacked(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from error
     try:
-        module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        module.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path}: does not fit the config: {error}") from error

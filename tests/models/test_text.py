@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
 from models.videoldm.config import TextConfig
+from models.videoldm.packing import unpacked
 from models.videoldm.text import SentenceEncoder, TextEncoder, open_tokenizer
 from tests.models.presets import POCKET
 
@@ -14,8 +15,7 @@ from tests.models.presets import POCKET
 def encoder() -> TextEncoder:
     torch.set_num_threads(1)
     module = SentenceEncoder(TextConfig()).eval()
-    stored = load_file(POCKET / "text.safetensors")
-    module.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+    module.load_state_dict(unpacked(load_file(POCKET / "text.safetensors")))
     return TextEncoder(open_tokenizer(POCKET / "tokenizer.json"), module, 64)
 
 
