@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from worker.jobs.contract import Job
 from worker.jobs.outbox import Outbox
+from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 from worker.jobs.tally import Histogram as TallyHistogram
 
@@ -100,10 +101,6 @@ class StoreCollector(Collector):
 
     def read_store(self) -> list[Metric]:
         """raises RedisError"""
-        depth = GaugeMetricFamily("praxino_queue_depth", "Jobs that wait.", labels=("queue",))
-        waiting = {model: self.store.depth(model) for model in self.models}
-        for model, jobs in waiting.items():
-            depth.add_metric((model,), jobs)
         running = GaugeMetricFamily("praxino_jobs_running", "Jobs that workers are busy with.")
         known = self.store.workers()
         running.add_metric((), sum(worker.job_id is not None for worker in known))
@@ -111,37 +108,85 @@ class StoreCollector(Collector):
         states = Tally(STATES) + Tally(worker.state for worker in known)
         for state, count in states.items():
             workers.add_metric((state,), count - (state in STATES))
-        return [depth, running, workers, self.read_deliveries(), *self.read_tally()]
+        return [
+            *self.read_queues(),
+            running,
+            workers,
+            *read_workers(known),
+            *self.read_letters(),
+            *self.read_tally(),
+        ]
+
+    def read_queues(self) -> list[Metric]:
+        """How many wait, and for how long. raises RedisError"""
+        depth = GaugeMetricFamily("praxino_queue_depth", "Jobs that wait.", labels=("queue",))
+        age = GaugeMetricFamily(
+            "praxino_queue_age_seconds",
+            "Since the order of the job that waits longest; 0 if none waits.",
+            labels=("queue",),
+        )
+        for model in self.models:
+            depth.add_metric((model,), self.store.depth(model))
+            age.add_metric((model,), self.store.oldest(model) or 0.0)
+        return [depth, age]
 
     def read_tally(self) -> list[Metric]:
         """What the queue server counted, the same from every API process. raises RedisError"""
         tally = self.store.tally()
-        finished = CounterMetricFamily(
-            "praxino_jobs_finished", "Jobs that ended, by how.", labels=(*KIND, "outcome")
-        )
-        for labels, count in tally.finished.items():
-            finished.add_metric(labels, count)
-        reused = CounterMetricFamily(
-            "praxino_jobs_reused", "Jobs that got a copy of another's film.", labels=KIND
-        )
-        for labels, count in tally.reused.items():
-            reused.add_metric(labels, count)
+        ended, reused = "Jobs that ended, by how.", "Jobs that got a copy of another's film."
+        requeued = "Attempts that did not end their job: after a fault, or moved to another worker."
         return [
-            finished,
-            reused,
+            to_counter("jobs_finished", ended, (*KIND, "outcome"), tally.finished),
+            to_counter("jobs_reused", reused, KIND, tally.reused),
+            to_counter("jobs_requeued", requeued, (*KIND, "why"), tally.requeued),
+            to_counter("model_loads", "Times a worker loaded it.", ("model",), tally.loaded),
             to_family("job_queue_wait", "From order to start.", KIND, tally.queue_wait),
             to_family("job_run", "The last attempt.", KIND, tally.run),
             to_family("job_stage", "Stages of completed jobs.", ("model", "stage"), tally.stage),
         ]
 
-    def read_deliveries(self) -> Metric:
+    def read_letters(self) -> list[Metric]:
         """raises RedisError"""
-        deliveries = CounterMetricFamily(
-            "praxino_webhook_deliveries", "Tries to deliver a webhook.", labels=("outcome",)
-        )
-        for outcome, count in self.outbox.deliveries().items():
-            deliveries.add_metric((outcome,), count)
-        return deliveries
+        tries: dict[tuple[str, ...], int] = {
+            (outcome,): count for outcome, count in self.outbox.deliveries().items()
+        }
+        about = "Tries to deliver a webhook."
+        waiting = GaugeMetricFamily("praxino_webhooks_waiting", "Webhooks not yet delivered.")
+        waiting.add_metric((), self.outbox.waiting())
+        return [to_counter("webhook_deliveries", about, ("outcome",), tries), waiting]
+
+
+def read_workers(known: Iterable[WorkerInfo]) -> list[Metric]:
+    """What live workers said of themselves. A worker's name is new at each start."""
+    labels = ("worker", "model")
+    pace = GaugeMetricFamily(
+        "praxino_worker_steps_per_second",
+        "Denoising steps, of its latest kind of job.",
+        labels=labels,
+    )
+    memory = GaugeMetricFamily(
+        "praxino_worker_memory_bytes",
+        "Of the GPU, or of the process without one: what a job may use, and the most one has used.",
+        labels=(*labels, "kind"),
+    )
+    for worker in known:
+        named = (worker.name, worker.model)
+        if worker.seconds_per_step:
+            pace.add_metric(named, 1 / worker.seconds_per_step)
+        for kind, size_mb in (("limit", worker.memory_mb), ("peak", worker.peak_mb)):
+            if size_mb:
+                memory.add_metric((*named, kind), size_mb * 2**20)
+    return [pace, memory]
+
+
+def to_counter(
+    name: str, about: str, labels: tuple[str, ...], found: Mapping[tuple[str, ...], int]
+) -> Metric:
+    """Counts by their labels, as Prometheus reads them."""
+    family = CounterMetricFamily(f"praxino_{name}", about, labels=labels)
+    for values, count in found.items():
+        family.add_metric(values, count)
+    return family
 
 
 def to_family(

@@ -51,6 +51,7 @@ class Presence:
         """A model was loaded: reckon with how fast it is here, and with what is known of it."""
         stored: Samples = ()
         with contextlib.suppress(*OUTAGES):
+            self._store.count_load(self._model)
             stored = self._store.learned(self._model)
         self._pace.rehearsed(ready.cost, ready.rehearsal, stored)
 
@@ -78,6 +79,7 @@ class Presence:
             seconds_per_step=self._pace.seconds_per_step,
             load_s=ready.load_s if ready else None,
             memory_mb=ready.memory_mb if ready else None,
+            peak_mb=max((sample.peak_mb for sample in self._pace.samples), default=0.0),
             samples=self._pace.samples,
         )
         with contextlib.suppress(*OUTAGES):

@@ -106,6 +106,10 @@ class Outbox:
         """Try a dead letter again from the start; False if there is none of this id."""
         return bool(self._scripts.call("redeliver", letter_id) == 1)
 
+    def waiting(self) -> int:
+        """How many letters are on their way, due or not."""
+        return int(self._redis.zcard(keys.OUTBOX))
+
     def deliveries(self) -> dict[str, int]:
         """How many tries ended how, ever."""
         counts = cast("dict[bytes, bytes]", self._redis.hgetall(keys.DELIVERIES))

@@ -199,4 +199,5 @@ class WorkerInfo(Record):
     seconds_per_step: float | None = None
     load_s: float | None = None
     memory_mb: float | None = None  # a job's peak may reach this; None: not known
+    peak_mb: float = 0.0  # the largest peak among the shapes it remembers; 0: not known
     samples: tuple[Sample, ...] = ()  # what clips took here, by shape

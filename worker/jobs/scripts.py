@@ -30,6 +30,7 @@ NAMES = (
     "take",
     "places",
     "order",
+    "oldest",
     "enrol",
     "enter",
     "adopt",

@@ -34,7 +34,7 @@ from worker.jobs.outcomes import (
 from worker.jobs.roster import Roster
 from worker.jobs.scripts import Scripts
 from worker.jobs.settings import JobSettings
-from worker.jobs.tally import Tally, read_tally
+from worker.jobs.tally import Tally, count_load, read_tally
 
 CHUNK = 100  # rows read at once while looking for more
 
@@ -258,6 +258,16 @@ class JobStore:
     def learned(self, model: str) -> Samples:
         """What clips of a model took on whichever workers."""
         return self._roster.learned(model)
+
+    def count_load(self, model: str) -> None:
+        """A worker has loaded a model."""
+        count_load(self.redis, model)
+
+    def oldest(self, model: str) -> float | None:
+        """For how many seconds the first job that still waits for a model has waited since it was
+        ordered; None if none waits."""
+        found = self._scripts.call("oldest", *map(transport.queue_key, transport.model_queues(model)))
+        return None if found == "" else float(found)
 
     def tally(self) -> Tally:
         """How jobs ended and how long they took, over all processes."""

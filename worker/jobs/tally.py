@@ -14,6 +14,7 @@ from worker.jobs import keys
 
 BOUNDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)  # s
 ENDLESS = float("inf")
+COUNTS = ("finished", "reused", "requeued", "loaded")  # the rest are histograms
 
 Labels = tuple[str, ...]
 
@@ -35,6 +36,9 @@ class Tally:
     run         by (task_type, model): the last attempt
     stage       by (model, stage), of completed jobs
     reused      by (task_type, model): completed with a copy of another job's film
+    requeued    by (task_type, model, why): attempts that did not end their job, `fault` if that
+                used up a retry, else `moved`: the worker left or had something of a higher tier
+    loaded      by (model): times a worker loaded it
     """
 
     finished: Mapping[Labels, int]
@@ -42,25 +46,29 @@ class Tally:
     run: Mapping[Labels, Histogram]
     stage: Mapping[Labels, Histogram]
     reused: Mapping[Labels, int] = field(default_factory=dict)
+    requeued: Mapping[Labels, int] = field(default_factory=dict)
+    loaded: Mapping[Labels, int] = field(default_factory=dict)
 
 
 def read_tally(redis: Redis) -> Tally:
     """What was counted. raises RedisError"""
     found = cast("dict[bytes, bytes]", redis.hgetall(keys.TALLY))
-    finished: dict[Labels, int] = {}
-    reused: dict[Labels, int] = {}
+    counts: dict[str, dict[Labels, int]] = {name: {} for name in COUNTS}
     parts: dict[str, dict[Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for name, value in found.items():
         what, *labels = name.decode().split("\t")
-        if what == "finished":
-            finished[tuple(labels)] = int(value)
-        elif what == "reused":
-            reused[tuple(labels)] = int(value)
+        if what in counts:
+            counts[what][tuple(labels)] = int(value)
         else:
             parts[what][tuple(labels[:-1])][labels[-1]] = float(value)
     shown = {what: to_histograms(groups) for what, groups in parts.items()}
     wait, run, stage = (shown.get(what, {}) for what in ("queue_wait", "run", "stage"))
-    return Tally(finished, wait, run, stage, reused)
+    return Tally(queue_wait=wait, run=run, stage=stage, **counts)
+
+
+def count_load(redis: Redis, model: str) -> None:
+    """A worker has loaded a model. A repeat after a lost reply counts twice. raises RedisError"""
+    redis.hincrby(keys.TALLY, f"loaded\t{model}", 1)
 
 
 def to_histograms(groups: Mapping[Labels, Mapping[str, float]]) -> dict[Labels, Histogram]:

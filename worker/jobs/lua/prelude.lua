@@ -225,6 +225,9 @@ end
 local function give_back(id, reason, counts)
   log_attempt(id, reason)
   upset(id)
+  local kind = redis.call('HMGET', JOB .. id, 'task_type', 'model')
+  local why = counts and 'fault' or 'moved'
+  redis.call('HINCRBY', TALLY, 'requeued\t' .. kind[1] .. '\t' .. kind[2] .. '\t' .. why, 1)
   if field(id, 'cancel') == '1' then
     fail(id, 'cancelled', 'The job was cancelled.', '')
     return 'ended'
