@@ -139,6 +139,7 @@ class StoreCollector(Collector):
             to_counter("jobs_finished", ended, (*KIND, "outcome"), tally.finished),
             to_counter("jobs_reused", reused, KIND, tally.reused),
             to_counter("jobs_requeued", requeued, (*KIND, "why"), tally.requeued),
+            to_counter("batches", "Batches, by how many jobs.", ("model", "jobs"), tally.batched),
             to_counter("model_loads", "Times a worker loaded it.", ("model",), tally.loaded),
             to_family("job_queue_wait", "From order to start.", KIND, tally.queue_wait),
             to_family("job_run", "The last attempt.", KIND, tally.run),

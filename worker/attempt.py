@@ -1,10 +1,12 @@
-"""One attempt as the supervisor drives it: from `run` to an outcome, whatever the child does.
+"""Attempts as the supervisor drives them: from `run` to an outcome, whatever the child does.
 
-Watches the clock, the cancel flag, the lease and the drain order. Knows neither RQ nor Redis:
-what it asks of the queue goes through a `Desk`.
+One at a time, or several that are made in one batch: each watches the clock, the cancel flag,
+its lease and the drain order for itself. Knows neither RQ nor Redis: what an attempt asks of the
+queue goes through its `Desk`.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -32,6 +34,7 @@ class Verdict(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CRASHED = "crashed"  # the child died by itself
+    BROKEN_OFF = "broken_off"  # the child was ended over another job of the same batch
     UNBEGUN = "unbegun"  # the child had died before it took the run
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
@@ -85,7 +88,7 @@ class Desk(Protocol):
 
 
 class Attempt:
-    """Drives the child through one run. `request_cancel` may come from any thread."""
+    """One run of the child, see `drive`. `request_cancel` may come from any thread."""
 
     def __init__(
         self,
@@ -119,6 +122,17 @@ class Attempt:
         self._hurry = False
         self._stopped: Verdict | None = None
         self._kill_at = float("inf")
+        self.killed = False  # the child, by this attempt
+
+    @property
+    def token(self) -> str:
+        """The attempt token."""
+        return self._run.exec
+
+    @property
+    def job_id(self) -> str:
+        """The job that is attempted."""
+        return self._run.job_id
 
     def request_cancel(self) -> None:
         """Pass a cancellation on at once; the loop then sees to it that it happens."""
@@ -129,36 +143,45 @@ class Attempt:
         """Give the job back at once, without grace. From any thread or signal handler."""
         self._hurry = True
 
-    def drive(self) -> Outcome:
-        """Run to an outcome. Afterwards the child is idle and reusable, or dead."""
+    @property
+    def makes_room(self) -> bool:
+        """Whether it was told to stop for a job of a higher tier."""
+        return self._stopped is Verdict.OUTRANKED
+
+    def make_room(self) -> None:
+        """Another of the same batch makes room, which it can only together with this one."""
+        self._stop(Verdict.OUTRANKED)
+
+    def begin(self) -> None:
+        """Give the order to the child. raises ChannelClosed"""
         self._pace.begin(self._run.request)
-        outcome = self._drive()
+        self._child.send(self._run)
+
+    def advance(self, message: FromChild | None) -> Outcome | None:
+        """Take a message, perhaps another attempt's, and look after everything else; the outcome
+        in the end. raises ChannelClosed"""
+        outcome = None if message is None else self._take(message)
+        if outcome is None and time.monotonic() > self._kill_at:
+            self._kill()
+            outcome = Outcome(self._stopped or Verdict.CRASHED)
+        if outcome is None:
+            self._tick()
+            return None
+        return self._ended(outcome)
+
+    def lost(self, died: Verdict, reason: str) -> Outcome:
+        """The outcome of an attempt whose child is gone."""
+        verdict = self._stopped or (died if self._begun else Verdict.UNBEGUN)
+        return self._ended(Outcome(verdict, reason=reason))
+
+    def _ended(self, outcome: Outcome) -> Outcome:
         result = outcome.result
         self._pace.note_end(None if result is None else result.peak_memory_mb)
         return replace(outcome, checkpoint=self._unkept, checkpointed=self._checkpointed)
 
-    def _drive(self) -> Outcome:
-        try:
-            self._child.send(self._run)
-            while True:
-                message = self._child.receive(POLL_S)
-                if message is not None:
-                    outcome = self._take(message)
-                    if outcome is not None:
-                        return outcome
-                if time.monotonic() > self._kill_at:
-                    self._child.kill()
-                    return Outcome(self._stopped or Verdict.CRASHED)
-                self._tick()
-        except (ChannelClosed, ChannelGarbled) as error:
-            self._child.kill()
-            died = Verdict.CRASHED if self._begun else Verdict.UNBEGUN
-            return Outcome(
-                self._stopped or died,
-                reason=f"the inference process died ({self._child.exit_reason()})"
-                if isinstance(error, ChannelClosed)
-                else "the inference process sent nonsense",
-            )
+    def _kill(self) -> None:
+        self._child.kill()
+        self.killed = True
 
     def _take(self, message: FromChild) -> Outcome | None:
         if message.type == "ready" or message.exec != self._run.exec:
@@ -191,7 +214,7 @@ class Attempt:
 
     def _failed(self, message: Failed) -> Outcome:
         if message.fatal:
-            self._child.kill()
+            self._kill()
         if self._stopped is not None:
             return Outcome(self._stopped)
         return Outcome(
@@ -272,3 +295,32 @@ class Attempt:
 
     def _eta_s(self) -> float | None:
         return self._pace.eta_s()
+
+
+def drive(child: Child, attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, Outcome]]:
+    """Run attempts to their outcomes, each handed over as soon as it is there. Afterwards the
+    child is idle and reusable, or dead."""
+    running = list(attempts)
+    died, reason = Verdict.CRASHED, ""
+    try:
+        for attempt in attempts:
+            attempt.begin()
+        while running and not any(attempt.killed for attempt in attempts):
+            message = child.receive(POLL_S)
+            for attempt in tuple(running):
+                outcome = attempt.advance(message)
+                if outcome is not None:
+                    running.remove(attempt)
+                    yield attempt, outcome
+            if any(attempt.makes_room for attempt in running):
+                for attempt in running:
+                    attempt.make_room()
+        died, reason = Verdict.BROKEN_OFF, "the inference process was ended over another job"
+    except ChannelClosed:
+        child.kill()
+        reason = f"the inference process died ({child.exit_reason()})"
+    except ChannelGarbled:
+        child.kill()
+        reason = "the inference process sent nonsense"
+    for attempt in running:
+        yield attempt, attempt.lost(died, reason)

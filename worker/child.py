@@ -16,13 +16,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import structlog
 
-from models.protocol import VideoModel
+from models.protocol import BatchableModel, VideoModel
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
 from worker.checkpoints import can_resume
 from worker.film import Equipment, make_film, read_failure
@@ -32,7 +33,7 @@ from worker.jobs.settings import StorageSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
 from worker.memory import capacity_mb
-from worker.messages import TO_CHILD, Failed, Ready, Run, StageStarted, ToChild
+from worker.messages import TO_CHILD, Failed, FromChild, Ready, Run, StageStarted, ToChild
 from worker.rehearsal import rehearse
 from worker.shelf import Shelf
 
@@ -58,9 +59,14 @@ class Orders:
         """Take orders on a thread of their own; the end of the channel ends the process."""
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
-    def next_run(self) -> Run | None:
-        """Wait for the next run; None means leave."""
-        return self._runs.get()
+    def next_runs(self) -> list[Run] | None:
+        """Wait for the next run, and those to be made with it; None means leave."""
+        runs = []
+        while (run := self._runs.get()) is not None:
+            runs.append(run)
+            if not run.more:
+                return runs
+        return None
 
     def cancelled(self, token: str) -> bool:
         """Whether this attempt was told to stop."""
@@ -71,7 +77,7 @@ class Orders:
         return token in self._leaving
 
     def forget(self) -> None:
-        """The attempt is over."""
+        """The attempts are over."""
         self._cancelled.clear()
         self._leaving.clear()
 
@@ -125,24 +131,47 @@ def introduce(config: ChildConfig, tools: Equipment, load_s: float) -> Ready:
         cost=tools.model.card.cost,
         memory_mb=memory_mb,
         resumable=can_resume(tools.model),
+        batchable=isinstance(tools.model, BatchableModel) and tools.model.card.batchable,
         rehearsal=rehearse(tools) if config.rehearse else None,
     )
 
 
 def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
-    """Make films one after the other; the answer of each is its last message."""
-    while (run := orders.next_run()) is not None:
-        channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
+    """Make films one after the other, or as many at once as are asked for; the answer of each is
+    its last message."""
+    while (runs := orders.next_runs()) is not None:
+        for run in runs:
+            channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
+        answers = make_films(runs, channel, orders, tools)
+        orders.forget()
+        failures = [answer for answer in answers if isinstance(answer, Failed)]
+        if failures:
+            gc.collect()  # a traceback holds tensors in a circle
+        if any(failure.fatal for failure in failures):
+            return EXIT_UNUSABLE
+    return 0
+
+
+def make_films(
+    runs: Sequence[Run], channel: Channel[ToChild], orders: Orders, tools: Equipment
+) -> list[FromChild]:
+    """Make films; each is answered for as soon as it has ended."""
+    answers: list[FromChild] = []
+
+    def make(run: Run, model: VideoModel) -> None:
         cancelled = functools.partial(orders.cancelled, run.exec)
         leaving = functools.partial(orders.leaving, run.exec)
-        answer = make_film(run, tools, channel.send, cancelled, leaving)
-        orders.forget()
+        equipment = replace(tools, model=model)
+        answer = make_film(run, equipment, channel.send, cancelled, leaving)
+        answers.append(answer)
         channel.send(answer)
-        if isinstance(answer, Failed):
-            gc.collect()  # a traceback holds tensors in a circle
-            if answer.fatal:
-                return EXIT_UNUSABLE
-    return 0
+
+    if len(runs) == 1:
+        make(runs[0], tools.model)
+    else:
+        assert isinstance(tools.model, BatchableModel)  # as the supervisor was told
+        tools.model.together([functools.partial(make, run) for run in runs])
+    return answers
 
 
 def equip(config: ChildConfig) -> Equipment:

@@ -41,9 +41,8 @@ def end_attempt(
     return ending if owned else Ending.FENCED
 
 
-BACK = frozenset(
-    {Verdict.CRASHED, Verdict.UNBEGUN, Verdict.DRAINED, Verdict.OUTRANKED, Verdict.UNSTORED}
-)
+FREE = frozenset({Verdict.UNBEGUN, Verdict.BROKEN_OFF, Verdict.DRAINED, Verdict.OUTRANKED})
+BACK = FREE | {Verdict.CRASHED, Verdict.UNSTORED}
 
 
 def goes_back(job: Job, outcome: Outcome) -> bool:
@@ -59,7 +58,7 @@ def costs_retry(job: Job, outcome: Outcome) -> bool:
     """Whether giving back uses up a retry: not for what was no fault of the job's."""
     if outcome.verdict is Verdict.UNSTORED:
         return job.started_at is not None and time.time() - job.started_at > UNSTORED_FREE_S
-    return outcome.verdict not in (Verdict.DRAINED, Verdict.OUTRANKED, Verdict.UNBEGUN)
+    return outcome.verdict not in FREE
 
 
 def back_reason(outcome: Outcome) -> str:

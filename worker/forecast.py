@@ -86,6 +86,18 @@ class Pace:
         if own is not None and not self.samples:
             self.samples = adopt(stored, own)
 
+    @property
+    def curve(self) -> CostCurve:
+        """How the cost of a clip grows, as the model declares."""
+        return self._curve
+
+    def aside(self) -> "Pace":
+        """The same knowledge for an attempt that shares the worker with others: what it takes
+        teaches nothing of clips that have the worker for themselves."""
+        aside = Pace()
+        aside.samples, aside._curve = self.samples, self._curve
+        return aside
+
     def begin(self, request: VideoRequest) -> None:
         """An attempt begins."""
         self._timeline, self.fresh = Timeline(request), None

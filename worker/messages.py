@@ -32,6 +32,7 @@ class Run(Message):
     artifact_prefix: str  # every result's key starts with it; contains the attempt token
     checkpoint_prefix: str = ""  # every checkpoint's key starts with it; "": none are wanted
     resume: Checkpoint | None = None  # go on from it, if it can be read
+    more: bool = False  # the next run is made in one batch with this one
 
 
 class Cancel(Message):
@@ -65,6 +66,7 @@ class Ready(Message):
     cost: CostCurve = CostCurve()  # the card's
     memory_mb: float | None = None  # a job's peak may reach this
     resumable: bool = False  # a film that one attempt began another goes on with
+    batchable: bool = False  # several films at once cost less than one after the other
     rehearsal: Sample | None = None  # a clip of the default size, before any job
 
 

@@ -37,6 +37,8 @@ class WorkerSettings(JobSettings):
     drain_s: Annotated[float, Field(ge=0)] = 25.0
     # Share of a job's time that writing checkpoints may take; 0: only when the worker leaves
     checkpoint_overhead: Annotated[float, Field(ge=0, le=1)] = 0.01
+    # Waiting jobs of one kind that are made at once, as memory allows; 1: one after the other
+    batch: Annotated[int, Field(ge=1, le=64)] = 1
     redis_patience_s: Seconds = 600.0  # how long a finished result waits for the queue server
     storage_patience_s: Seconds = 600.0  # how long for the store, before other jobs have a turn
     worker_ttl_s: Annotated[int, Field(ge=16)] = 30  # a silent worker is forgotten after it

@@ -10,18 +10,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
+from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
 from rq.job import Job as Entry
 from rq.job import JobStatus
 from rq.worker import BaseWorker, WorkerStatus
 
-from worker.attempt import Attempt, Outcome
+from worker.attempt import Attempt, Outcome, drive
 from worker.desk import QueueDesk
 from worker.drain import Drain
 from worker.ending import Ending, end_attempt
@@ -31,6 +33,7 @@ from worker.jobs import transport
 from worker.jobs.artifacts import artifact_prefix, checkpoint_prefix, open_store
 from worker.jobs.connection import web_client, worker_client
 from worker.jobs.contract import Job
+from worker.jobs.costs import fitting
 from worker.jobs.outcomes import Claim
 from worker.jobs.settings import DAY_S
 from worker.jobs.sharing import Sharing
@@ -55,6 +58,22 @@ STATUS = {Ending.COMPLETED: JobStatus.FINISHED, Ending.FAILED: JobStatus.FAILED}
 
 class Stopped(Exception):
     """The worker was told to leave while it waited."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job that this worker has claimed, until it has ended or waits again."""
+
+    entry: Entry
+    execution: Execution
+    claim: Claim
+    job: Job
+    trail: Trail
+
+    @property
+    def token(self) -> str:
+        """The attempt token."""
+        return self.execution.id
 
 
 class Supervisor(BaseWorker):
@@ -96,7 +115,7 @@ class Supervisor(BaseWorker):
             self._pulse,
         )
         self._tracing = open_tracing("worker")
-        self._attempt: Attempt | None = None
+        self._attempts: tuple[Attempt, ...] = ()
         self._drain = Drain(settings.drain_s, self._hurry)
 
     # Life
@@ -160,15 +179,21 @@ class Supervisor(BaseWorker):
             self.unsubscribe()  # type: ignore[no-untyped-call]
 
     def _hurry(self) -> None:
-        if self._attempt is not None:
-            self._attempt.hurry()
+        for attempt in self._attempts:
+            attempt.hurry()
 
-    # One job
+    # One job, or a batch of them
 
     def _take(self, entry: Entry, child: Child) -> None:
         if not child.alive():
             self._persist(lambda: self.store.rescue(entry.id, entry.origin), "put back")
             return
+        first = self._claim(entry)
+        if first is not None:
+            self._make([first, *self._mates(first, child)], child)
+
+    def _claim(self, entry: Entry) -> Held | None:
+        """Claim a job that was taken from its queue; None if there is nothing to do for it."""
         execution = self._persist(lambda: self.prepare_execution(entry), "lease")
         wip = transport.wip_key(entry.origin)
         claim = self._persist(
@@ -178,77 +203,124 @@ class Supervisor(BaseWorker):
             log.info("job.refused", job_id=entry.id, reason=claim.refused)
             ended = claim.refused != "running"
             self._persist(lambda: self._settle(entry, execution, None, ended), "settle")
-            return
+            return None
         job = claim.job
         log.info("job.claimed", job_id=job.id, tenant=job.tenant, attempt=claim.attempt)
         trail = Trail(self._tracing, job, claim.attempt, self.name)
         self._persist(lambda: self._begin(entry), "begin")
-        outcome = self._drive(child, entry, execution, claim, job, trail)
-        trail.leave(outcome)
-        trail.end(self._conclude(entry, execution, job, outcome, claim.timeout_s))
+        return Held(entry, execution, claim, job, trail)
 
-    def _drive(
-        self,
-        child: Child,
-        entry: Entry,
-        execution: Execution,
-        claim: Claim,
-        job: Job,
-        trail: Trail,
-    ) -> Outcome:
+    def _mates(self, first: Held, child: Child) -> list[Held]:
+        """Jobs that are made in one batch with this one. One that was given back is made alone,
+        for it may be what ended its batch."""
+        most = self._room(first, child) - 1
+        if most < 1 or first.claim.attempt > 1 or self._drain.begun:
+            return []
+        try:
+            ids = self._quick_store.mates(first.job, most)
+        except OUTAGES as error:  # what it took all the same the janitor puts back
+            log.warning("queue.unreachable", action="mates", error=type(error).__name__)
+            return []
+        mates = []
+        for job_id in ids:
+            entry = self._persist(lambda id=job_id: self._entry(id, first), "fetch")  # type: ignore[misc]
+            held = None if entry is None else self._claim(entry)
+            if held is not None:
+                mates.append(held)
+        return mates
+
+    def _room(self, first: Held, child: Child) -> int:
+        """How many jobs like this one may be made at once."""
+        ready, most = child.ready, self.settings.batch
+        if most == 1 or ready is None or not ready.batchable:
+            return 1
+        pace, timeout_s = self._pace, first.claim.timeout_s
+        request = first.job.request
+        return min(most, fitting(request, pace.curve, pace.samples, ready.memory_mb, timeout_s))
+
+    def _entry(self, job_id: str, first: Held) -> Entry | None:
+        return transport.JsonQueue.entry_of(self.connection, first.entry.origin, job_id)
+
+    def _make(self, batch: Sequence[Held], child: Child) -> None:
+        """Run attempts; each job is published as soon as it has ended, whatever the others do."""
+        by_token = {held.token: held for held in batch}
+        self._attempts = tuple(
+            self._attempt(held, child, shared=len(batch) > 1, more=held is not batch[-1])
+            for held in batch
+        )
+        if len(batch) > 1:
+            log.info("batch.begun", jobs=len(batch), job_ids=[held.job.id for held in batch])
+        ended = []
+        try:
+            self._presence.announce("busy", batch[0].job.id)
+            for attempt, outcome in drive(child, self._attempts):
+                held = by_token[attempt.token]
+                held.trail.leave(outcome)
+                ended.append((held, outcome, self._publish(held, outcome)))
+        finally:
+            self._attempts = ()
+        # What may take its time comes last: meanwhile no lease is renewed.
+        if self._launcher.has_child():
+            self._launcher.went_well()
+        for held, outcome, ending in ended:
+            self._tidy(held, outcome, ending)
+        self._presence.announce("draining" if self._drain.begun else "idle")
+
+    def _attempt(self, held: Held, child: Child, *, shared: bool, more: bool) -> Attempt:
+        job, claim = held.job, held.claim
         desk = QueueDesk(
             self._quick_store,
             job,
-            execution.id,
-            lambda: self._renew(entry, execution),
+            held.token,
+            lambda: self._renew(held.entry, held.execution),
             self._drain.must_leave,
-            trail.follow,
+            held.trail.follow,
         )
         run = Run(
-            exec=execution.id,
+            exec=held.token,
             job_id=job.id,
             attempt=claim.attempt,
             request=job.request,
-            artifact_prefix=artifact_prefix(job, execution.id),
+            artifact_prefix=artifact_prefix(job, held.token),
             checkpoint_prefix=checkpoint_prefix(job.tenant, job.id),
             resume=claim.checkpoint,
+            more=more,
         )
-        self._attempt = Attempt(
+        return Attempt(
             child,
             run,
             desk,
-            self._pace,
+            self._pace.aside() if shared else self._pace,
             claim.timeout_s,
             self.settings.cancel_grace_s,
             self.settings.lease_s / 4,
         )
-        try:
-            self._presence.announce("busy", job.id)
-            return self._attempt.drive()
-        finally:
-            self._attempt = None
 
-    def _conclude(
-        self, entry: Entry, execution: Execution, job: Job, outcome: Outcome, timeout_s: float
-    ) -> Ending:
+    def _publish(self, held: Held, outcome: Outcome) -> Ending:
+        """Write the outcome down, and let the queue know."""
+        job, entry = held.job, held.entry
+        timeout_s = held.claim.timeout_s
         ending = self._persist(
-            lambda: end_attempt(self.store, job, execution.id, outcome, timeout_s), "publish"
+            lambda: end_attempt(self.store, job, held.token, outcome, timeout_s), "publish"
         )
         facts = {"job_id": job.id, "tenant": job.tenant}
         log.info("job.ended", verdict=outcome.verdict, ending=ending, **facts)
-        self._clear(job, execution.id, ending, outcome.checkpointed)
-        if self._launcher.has_child():
-            self._launcher.went_well()
         status = STATUS.get(ending)
-        self._persist(lambda: self._settle(entry, execution, status, status is not None), "settle")
+        self._persist(
+            lambda: self._settle(entry, held.execution, status, status is not None), "settle"
+        )
         if ending is Ending.REQUEUED:
             self._persist(lambda: self.store.rescue(job.id, entry.origin), "requeue")
+        return ending
+
+    def _tidy(self, held: Held, outcome: Outcome, ending: Ending) -> None:
+        """What an ended attempt leaves behind: files to forget, copies to hand out, a lesson."""
+        self._clear(held.job, held.token, ending, outcome.checkpointed)
         if ending is Ending.COMPLETED:
-            hand_out(self._sharing, job.id)
+            hand_out(self._sharing, held.job.id)
             self._pace.note_settled()
             self._presence.share()
-        self._presence.announce("draining" if self._drain.begun else "idle")
-        return ending
+        held.trail.end(ending)
 
     def _clear(self, job: Job, token: str, ending: Ending, checkpointed: bool) -> None:
         ended = ending in (Ending.COMPLETED, Ending.FAILED)
@@ -311,17 +383,25 @@ class Supervisor(BaseWorker):
         return math.ceil(self.settings.lease_s)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
-        """RQ's stop command, on its thread: a soft cancel, so that the model stays loaded."""
-        attempt = self._attempt
-        if attempt is not None:
+        """RQ's way to stop whatever runs: a soft cancel, so that the model stays loaded."""
+        for attempt in self._attempts:
             attempt.request_cancel()
 
     def handle_payload(self, message: Any) -> None:
         """A command from the channel; nonsense must not end the thread that listens."""
         try:
-            super().handle_payload(message)  # type: ignore[no-untyped-call]
+            command = parse_payload(message)
+            if command["command"] == "stop-job":  # RQ's own handler knows of one job at a time
+                self._stop(command["job_id"])
+            else:
+                super().handle_payload(message)  # type: ignore[no-untyped-call]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("command.refused", error=type(error).__name__)
+
+    def _stop(self, job_id: str) -> None:
+        for attempt in self._attempts:
+            if attempt.job_id == job_id:
+                attempt.request_cancel()
 
     # Waiting
 

@@ -102,6 +102,29 @@ def reckon_memory(shape: Shape, curve: CostCurve, samples: Samples) -> float | N
     return curve.memory_mb + slope * shape.volume if slope else None
 
 
+def fitting(
+    request: VideoRequest,
+    curve: CostCurve,
+    samples: Samples,
+    memory_mb: float | None,
+    timeout_s: float,
+) -> int:
+    """How many clips like this one may be made at once, at least one: so many have memory, and
+    end in time even if each takes as long as all before it together.
+
+    memory_mb  that a peak may reach; None, or a model that declares no curve: nobody knows
+    """
+    shape = shape_of(request)
+    peak_mb = reckon_memory(shape, curve, samples)
+    each_mb = curve.memory_mb_per_volume * shape.volume
+    if memory_mb is None or peak_mb is None or each_mb <= 0:
+        return 1
+    total_s = estimate(request, curve, samples).total_s
+    by_memory = 1 + (memory_mb - peak_mb) // each_mb
+    by_time = timeout_s // total_s if total_s > 0 else by_memory
+    return max(1, int(min(by_memory, by_time)))
+
+
 def step_curve(shape: Shape, curve: CostCurve) -> float:
     return curve.step_s(shape.volume, shape.passes)
 

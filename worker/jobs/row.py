@@ -14,6 +14,7 @@ from worker.jobs.contract import (
     Tier,
     VideoRequest,
 )
+from worker.jobs.likeness import kind_of
 from worker.jobs.outcomes import Made, Submission
 from worker.jobs.settings import JobSettings
 
@@ -79,6 +80,7 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "cost": "" if submission.cost_s is None else repr(submission.cost_s),
         "warnings": json.dumps(submission.warnings),
         "share": submission.share,
+        "kind": kind_of(request),
         **_made(submission.made),
     }
 

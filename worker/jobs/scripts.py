@@ -8,7 +8,7 @@ from redis import Redis
 
 from worker.jobs import keys
 
-PARTS = ("prelude", "sharing")  # stand before every script
+PARTS = ("prelude", "sharing", "turns")  # stand before every script
 
 NAMES = (
     "admit",
@@ -28,6 +28,7 @@ NAMES = (
     "settle",
     "redeliver",
     "take",
+    "mates",
     "places",
     "order",
     "oldest",

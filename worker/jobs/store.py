@@ -38,6 +38,7 @@ from worker.jobs.tally import Tally, count_load, read_tally
 
 CHUNK = 100  # rows read at once while looking for more
 
+MATE_AFTER_S = 0.5  # an idle worker would have taken a job long before, on its bell's ring
 ROOM_AFTER_S = 1.0  # an idle worker would have taken a job long before
 ROOM_EVERY_S = 10  # until one that made room has given its worker back, a checkpoint included
 ROOM_TIMES = 2  # that one job makes room
@@ -159,6 +160,15 @@ class JobStore:
         job, timeout_s = row.to_job(job_id, fields), float(fields["job_timeout"])
         return Claim(job, int(attempt), None, timeout_s, row.checkpoint(fields))
 
+    def mates(self, job: Job, most: int) -> Ids:
+        """Further jobs to be made in one batch with one that was just taken, at most so many;
+        each is taken as if it had been dequeued. Those who are next, as long as they are alike."""
+        tier, model = job.tier, job.request.model
+        own = transport.intermediate_key(transport.queue_name(model, tier))
+        before = map(transport.queue_key, transport.queues_before(model, tier))
+        limits = (most, MATE_AFTER_S)
+        return cast(Ids, self._scripts.call("mates", uuid4().hex, job.id, *limits, own, *before))
+
     def report(self, job_id: str, exec: str, progress: Progress) -> bool:
         """Write progress; False if the attempt no longer owns the job."""
         eta = "" if progress.eta_s is None else repr(progress.eta_s)
@@ -266,7 +276,8 @@ class JobStore:
     def oldest(self, model: str) -> float | None:
         """For how many seconds the first job that still waits for a model has waited since it was
         ordered; None if none waits."""
-        found = self._scripts.call("oldest", *map(transport.queue_key, transport.model_queues(model)))
+        lists = map(transport.queue_key, transport.model_queues(model))
+        found = self._scripts.call("oldest", *lists)
         return None if found == "" else float(found)
 
     def tally(self) -> Tally:

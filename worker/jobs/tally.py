@@ -14,7 +14,7 @@ from worker.jobs import keys
 
 BOUNDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)  # s
 ENDLESS = float("inf")
-COUNTS = ("finished", "reused", "requeued", "loaded")  # the rest are histograms
+COUNTS = ("finished", "reused", "batched", "requeued", "loaded")  # the rest are histograms
 
 Labels = tuple[str, ...]
 
@@ -36,6 +36,7 @@ class Tally:
     run         by (task_type, model): the last attempt
     stage       by (model, stage), of completed jobs
     reused      by (task_type, model): completed with a copy of another job's film
+    batched     by (model, jobs): batches of so many
     requeued    by (task_type, model, why): attempts that did not end their job, `fault` if that
                 used up a retry, else `moved`: the worker left or had something of a higher tier
     loaded      by (model): times a worker loaded it
@@ -46,6 +47,7 @@ class Tally:
     run: Mapping[Labels, Histogram]
     stage: Mapping[Labels, Histogram]
     reused: Mapping[Labels, int] = field(default_factory=dict)
+    batched: Mapping[Labels, int] = field(default_factory=dict)
     requeued: Mapping[Labels, int] = field(default_factory=dict)
     loaded: Mapping[Labels, int] = field(default_factory=dict)
 

@@ -122,6 +122,12 @@ class JsonQueue(Queue):
             connection.blpop([keys.bell(key) for key in listed], max(left_s, SHORTEST_WAIT_S))
 
     @classmethod
+    def entry_of(cls, connection: Redis, queue: str, job_id: str) -> Job | None:
+        """The entry of an id that another script took from the queue of this name."""
+        found = cls._fetch_dequeued_job(connection, queue_key(queue), job_id)
+        return found and found[0]
+
+    @classmethod
     def _take(cls, queue_keys: list[str], connection: Redis) -> tuple[str, str] | None:
         """The list that had one, and the id."""
         pairs = [(key, IntermediateQueue.get_intermediate_queue_key(key)) for key in queue_keys]
