@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.capabilities import is_up
-from service.deps import Wired
-from service.errors import Draining, NotReady
+from service.deps import Services, Wired
+from service.errors import Draining, NotReady, QueueFull
 from service.schema import binary, refusals
 from service.wire import Shape
 from worker.jobs.pause import Pause
@@ -45,17 +45,26 @@ async def get_health() -> JSONResponse:
     responses=refusals(503),
 )
 def get_readiness(services: Wired) -> JSONResponse:
-    """Whether the queue server answers, a worker has its model loaded, and nothing drains."""
+    """Whether the queue server answers, a worker has its model loaded, nothing drains, and another
+    job would be taken."""
     if services.draining.is_set():
         raise Draining("This server is about to stop")
     workers = services.store.workers()
-    up = sum(is_up(worker) for worker in workers)
+    up = [worker.model for worker in workers if is_up(worker)]
     if not up and any(worker.state == "draining" for worker in workers):
         raise Draining("Every worker is about to stop")
     if not up:
         raise NotReady("No worker is ready")
+    check_depth(set(up), services)
     paused = Pause(services.store.redis).everything()
-    return JSONResponse(Ready(workers=up, paused=paused).model_dump())
+    return JSONResponse(Ready(workers=len(up), paused=paused).model_dump())
+
+
+def check_depth(models: set[str], services: Services) -> None:
+    """raises QueueFull while every one of these models has as many jobs waiting as is healthy"""
+    limit = services.settings.unready_depth or services.settings.max_queue_depth
+    if all(services.store.depth(model) >= limit for model in models):
+        raise QueueFull(f"{limit} jobs or more wait for every model")
 
 
 @router.get(

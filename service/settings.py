@@ -45,6 +45,8 @@ class ServiceSettings(JobSettings):
     keep_alive_s: Annotated[float, Field(gt=0)] = 15.0  # between two bytes of an event stream
     unknown_fields: Literal["refuse", "warn"] = "refuse"  # warn: ignored, and told in the answer
     api_drain_s: Annotated[float, Field(ge=0)] = 0.0  # served on, unready, after a stop signal
+    # Unready while every model that has workers has so many waiting; 0: as many as may wait.
+    unready_depth: Annotated[int, Field(ge=0)] = 0
     link_ttl_s: Annotated[int, Field(ge=1, le=604_800)] = (
         3600  # links to files hold so long or more
     )

@@ -210,6 +210,23 @@ def test_readiness_tells_when_every_worker_drains(client, hand):
     assert client.get("/readyz").status_code == 200
 
 
+def test_readiness_ends_while_every_queue_is_full(serving, hand, two_cards):
+    hand.announce("idle")
+    hand.announce("idle", "wide")
+    with serving(cards=two_cards, max_queue_depth=2).client() as client:
+        for model, ready in (("pocket", 200), ("pocket", 200), ("wide", 200), ("wide", 503)):
+            made = client.post("/v1/videos", json={"prompt": PROMPT, "model": model})
+            assert made.status_code == 200, made.text
+            assert client.get("/readyz").status_code == ready, model
+        assert envelope(client.get("/readyz"))["code"] == "queue_full"
+        assert int(client.get("/readyz").headers["retry-after"]) > 0
+        hand.finish(made.json()["id"])
+        assert client.get("/readyz").status_code == 200
+    with serving(cards=two_cards, unready_depth=1).client() as client:
+        assert client.get("/readyz").status_code == 503
+        assert client.post("/v1/videos", json={"prompt": PROMPT}).status_code == 200
+
+
 def test_a_stopping_api_is_unready_and_takes_no_job_but_serves_on(job_settings, tmp_path):
     """A real process: told to stop, it drains for a while, ends its streams and leaves."""
     listener = socket.create_server(("127.0.0.1", 0))
