@@ -12,7 +12,8 @@ PACKAGES = ("praxino", "torch", "numpy", "av")  # whose versions decide what a f
 def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
     """Request, seed, hashes of the model and of its adapter if one was asked for, versions."""
     request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
-    used = [adapter for adapter in model.card.adapters if adapter.id == run.request.adapter]
+    adapters = {adapter.id: adapter.sha256 for adapter in model.card.adapters}
+    used = run.request.adapter
     return {
         "generator": "praxino",
         "digital_source_type": "trainedAlgorithmicMedia",
@@ -20,7 +21,7 @@ def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
         "attempt": run.attempt,
         "request": without_keys(request),
         "model_sha256": model.weights_sha256,
-        **{"adapter_sha256": adapter.sha256 for adapter in used},
+        **({"adapter_sha256": adapters[used]} if used in adapters else {}),
         "versions": read_versions(),
     }
 
