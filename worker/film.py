@@ -21,6 +21,7 @@ from models.protocol import (
     StreamingModel,
     Task,
     VideoModel,
+    lacks_memory,
 )
 from worker import media
 from worker.checkpoints import open_checkpoints
@@ -39,7 +40,7 @@ from worker.memory import peak_memory_mb, reset_peak_memory
 from worker.messages import CancelledMessage, Done, Failed, FromChild, Run
 from worker.provenance import read_provenance
 from worker.reel import Reel
-from worker.shelf import Film, Shelf, Unstored, persist
+from worker.shelf import Film, Shelf, Unstored, outwait, persist
 from worker.stopwatch import Stopwatch, Tell, never
 
 log = structlog.get_logger()
@@ -107,7 +108,7 @@ def read_failure(error: Exception, token: str | None) -> Failed:
         waiting = failed(ErrorCode.INTERNAL_ERROR, message, again=True)
         return waiting.model_copy(update={"finished": True})
 
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if lacks_memory(error):
         return failed(
             ErrorCode.OUT_OF_MEMORY,
             "The worker has not enough memory for a clip of this size and length.",
@@ -151,7 +152,8 @@ def _make(run: Run, tools: Equipment, watch: Stopwatch) -> JobResult:
 def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
     """Generate and encode; what comes out is on the shelf."""
     reset_peak_memory()
-    task = read_task(run.request, tools.store)
+    patience_s = tools.storage_patience_s
+    task = outwait(lambda: read_task(run.request, tools.store), patience_s, watch.check)
     request = run.request
     reel = Reel(request.num_frames, request.height, request.width)
     tools.scratch_dir.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
+from worker.memory import resident_mb
 from worker.messages import FROM_CHILD, FromChild, Message, Ready
 from worker.settings import WorkerSettings
 
@@ -68,6 +69,7 @@ class Child:
         self._process = process
         self._channel = channel
         self.ready: Ready | None = None
+        self.settled_mb: float | None = None  # resident after its first job
 
     @property
     def pid(self) -> int:
@@ -205,8 +207,19 @@ class Launcher:
             log.info("child.ready", pid=self._child.pid, loads=self.loads)
 
     def went_well(self) -> None:
-        """A job ended with the child in good health."""
+        """A job ended with the child in good health: unless it has grown too much, it stays."""
         self.crashes = 0
+        child, limit_mb = self._child, self._settings.child_growth_mb
+        resident = None if child is None else resident_mb(child.pid)
+        if child is None or resident is None:
+            return
+        if child.settled_mb is None:
+            child.settled_mb = resident
+        grown_mb = round(resident - child.settled_mb, 1)
+        if limit_mb and grown_mb > limit_mb:
+            log.warning("child.recycled", pid=child.pid, grown_mb=grown_mb, limit_mb=limit_mb)
+            child.kill()
+            self._child = None  # no crash: the next one is started at once
 
     def close(self) -> None:
         """Ask the child to leave, and see that it does."""

@@ -1,4 +1,5 @@
-"""Peak memory of this process and how much it may have: on the accelerator if used, else RAM.
+"""Peak memory of this process and how much it may have: on the accelerator if used, else RAM. And
+what another process holds.
 
 Imports no torch: asks it only if the model has loaded it already.
 """
@@ -46,6 +47,11 @@ def capacity_mb(limit_mb: int = 0) -> float | None:
     limits = [available, *([left] if (left := _container_mb()) is not None else [])]
     free_mb = min(limits) + resident
     return round(min(free_mb, limit_mb or free_mb), 1)
+
+
+def resident_mb(pid: int) -> float | None:
+    """MiB of main memory that a process holds right now; None if the system does not tell."""
+    return _field_mb(f"/proc/{pid}/status", "VmRSS:")
 
 
 def _field_mb(path: str, name: str) -> float | None:

@@ -43,6 +43,9 @@ class WorkerSettings(JobSettings):
     storage_patience_s: Seconds = 600.0  # how long for the store, before other jobs have a turn
     worker_ttl_s: Annotated[int, Field(ge=16)] = 30  # a silent worker is forgotten after it
     crash_limit: Annotated[int, Field(ge=1)] = 6  # child crashes in a row before giving up
+    # Main memory that the idle child may gain over what it held after its first job; beyond that
+    # another one takes its place between two jobs. 0: any
+    child_growth_mb: Annotated[int, Field(ge=0)] = 4096
     max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
     max_file_mb: Annotated[int, Field(ge=0)] = 0  # largest file the child may write; 0: no limit
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,8 @@ from worker.jobs.blobs import SEGMENT
 from worker.jobs.contract import Artifact
 
 log = structlog.get_logger()
+
+Value = TypeVar("Value")
 
 FACTS = "film.json"
 FIRST_WAIT_S = 0.2
@@ -110,20 +112,37 @@ def persist(
     check   called ten times a second while waiting; what it raises ends the waiting
     raises  Unstored when the patience is spent; OSError for what will not pass
     """
+    try:
+        return outwait(lambda: store.put_file(key, path), patience_s, check)
+    except OSError as error:
+        if is_lasting(error):
+            raise
+        raise Unstored from error
+
+
+def outwait(action: Callable[[], Value], patience_s: float, check: Callable[[], None]) -> Value:
+    """What an action on the store gives, tried again and again while the store is away.
+
+    check   called ten times a second while waiting; what it raises ends the waiting
+    raises  the action's OSError when the patience is spent, or at once for what will not pass
+    """
     deadline = time.monotonic() + patience_s
     wait_s = FIRST_WAIT_S
     while True:
         check()
         try:
-            return store.put_file(key, path)
+            return action()
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or error.errno == errno.EFBIG:
+            if is_lasting(error) or time.monotonic() + wait_s > deadline:
                 raise
-            if time.monotonic() + wait_s > deadline:
-                raise Unstored from error
             log.warning("storage.failed", reason=str(error), wait_s=wait_s)
         until = time.monotonic() + wait_s
         while (left_s := until - time.monotonic()) > 0:
             check()
             time.sleep(min(BLINK_S, left_s))
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def is_lasting(error: OSError) -> bool:
+    """Whether waiting would not help: the file is gone, or larger than any may be."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.EFBIG

@@ -2,8 +2,9 @@
 
 What it draws depends on the request alone. Words of the prompt set its pace and its faults:
 `pace=0.05` seconds a step, `die=3` SIGKILL at step 3, `hang=2` stop answering at step 2,
-`noise=1` a ground that does not
-compress, `raise=ValueError`, `raise=MemoryError`, `raise=CUDA` or `raise=RuntimeError` at step 1.
+`noise=1` a ground that does not compress, `leak=100` MiB that are never given back,
+`raise=ValueError`, `raise=MemoryError`, `raise=OutOfMemoryError` as PyTorch's, `raise=CUDA` or
+`raise=RuntimeError` at step 1.
 """
 
 import hashlib
@@ -19,6 +20,12 @@ from models.catalog import ModelCard, read_catalog
 from models.protocol import Frames, OnStep, Step, Task
 
 WEIGHTS = "shapes.json"
+
+leaked: list[np.ndarray] = []
+
+
+class OutOfMemoryError(RuntimeError):
+    """What PyTorch raises when an accelerator is full, by name and kind."""
 
 
 class ShapesModel:
@@ -63,6 +70,8 @@ def misbehave(orders: dict[str, str], index: int) -> None:
     """Do at this step what the prompt asks for."""
     if orders.get("die") == str(index):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "leak" in orders and index == 1:
+        leaked.append(np.ones(int(orders["leak"]) << 17))  # 8 bytes each
     if orders.get("hang") == str(index):
         time.sleep(3600)
     kind = orders.get("raise")
@@ -70,6 +79,7 @@ def misbehave(orders: dict[str, str], index: int) -> None:
         raise {
             "ValueError": ValueError("17 frames, the limit is 16"),
             "MemoryError": MemoryError(),
+            "OutOfMemoryError": OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
             "CUDA": RuntimeError("CUDA error: an illegal memory access was encountered"),
             "RuntimeError": RuntimeError("secret /path/of/the/server"),
         }[kind]
@@ -87,3 +97,8 @@ def load_model(model: str, weights_dir: Path, device: str, dtype: str) -> Shapes
     red, green, blue = json.loads(data)["colour"]
     card = read_catalog()[model]
     return ShapesModel(card, (red, green, blue), hashlib.sha256(data).hexdigest())
+
+
+def die_loading(model: str, weights_dir: Path, device: str, dtype: str) -> ShapesModel:
+    """A loader that takes its process along, as a broken driver does."""
+    os.abort()

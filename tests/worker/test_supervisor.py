@@ -171,6 +171,7 @@ def test_hard_time_limit_kills(running: Running) -> None:
         ("RuntimeError", ErrorCode.INTERNAL_ERROR),
         ("ValueError", ErrorCode.INTERNAL_ERROR),
         ("MemoryError", ErrorCode.OUT_OF_MEMORY),
+        ("OutOfMemoryError", ErrorCode.OUT_OF_MEMORY),
     ],
 )
 def test_deterministic_fault_fails_at_once(running: Running, fault: str, code: ErrorCode) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from worker.jobs.blobs import CHUNK_BYTES, Blob, Serving, check_key, read_media_type
+from worker.jobs.blobs import (
+    CHUNK_BYTES,
+    Blob,
+    Serving,
+    StorageFault,
+    check_key,
+    read_media_type,
+)
 from worker.jobs.contract import Artifact
 
 
@@ -61,16 +68,23 @@ class DiskStore:
         return artifact.model_copy(update={"key": key})
 
     def open(self, key: str) -> BinaryIO:
-        """The blob's bytes. raises FileNotFoundError, ValueError for an unsafe key"""
-        return self._locate(key).open("rb")
+        """The blob's bytes. raises FileNotFoundError, StorageFault, ValueError for an unsafe key"""
+        try:
+            return self._locate(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            self._refuse_absence()
+            raise
 
     def path(self, key: str) -> Path | None:
-        """The blob's file, or None if there is none."""
+        """The blob's file, or None if there is none. raises StorageFault"""
         found = self._locate(key)
-        return found if found.is_file() else None
+        if found.is_file():
+            return found
+        self._refuse_absence()
+        return None
 
     def exists(self, key: str) -> bool:
-        """Whether the blob is there."""
+        """Whether the blob is there. raises StorageFault"""
         return self.path(key) is not None
 
     def delete_prefix(self, prefix: str) -> None:
@@ -92,6 +106,14 @@ class DiskStore:
         """None: only this service can reach the folder."""
         check_key(key)
         return None
+
+    def _refuse_absence(self) -> None:
+        """Say that nothing is gone if the whole folder is: a disk that is not mounted comes back.
+
+        raises StorageFault
+        """
+        if not self._root.is_dir():
+            raise StorageFault("the folder of the artifacts is away")
 
     def _locate(self, key: str) -> Path:
         check_key(key)

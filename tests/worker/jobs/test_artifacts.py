@@ -11,11 +11,11 @@ import pytest
 
 from worker.jobs import artifacts
 from worker.jobs.blobs import Serving, StorageFault
-from worker.jobs.disk import DiskStore
 from worker.jobs.settings import StorageSettings
 
 BYTES = os.urandom(3_000_000)
 KEY = "studio/x/e/video.mp4"
+NEIGHBOUR = "studio/video_2/e1/video.mp4"
 FILM = Serving("video/mp4", 'inline; filename="film.mp4"')
 UNSAFE = (
     "",
@@ -49,7 +49,6 @@ def blobs(request):
 
 def test_opening_the_store_makes_no_folder(disk, job_settings):
     assert not job_settings.data_dir.exists()
-    assert not disk.exists(KEY)
     disk.delete_prefix("studio/x")
     assert list(disk.list("")) == []
     assert not job_settings.data_dir.exists()
@@ -61,7 +60,23 @@ def test_opening_the_store_talks_to_nobody(s3_fields, wire):
     assert wire.refused == 0
 
 
+@pytest.mark.parametrize("in_the_way", [False, True])
+def test_a_folder_that_is_away_holds_what_it_held(disk, source, job_settings, in_the_way):
+    disk.put_file(KEY, source)
+    folder, aside = job_settings.data_dir / "artifacts", job_settings.data_dir / "aside"
+    folder.rename(aside)
+    if in_the_way:
+        folder.write_text("a file")
+    for act in (disk.open, disk.path, disk.exists):
+        with pytest.raises(StorageFault, match="away"):
+            act(KEY)
+    folder.unlink(missing_ok=True)
+    aside.rename(folder)
+    assert disk.exists(KEY)
+
+
 def test_a_stored_file_is_read_back(blobs, source):
+    blobs.put_file(NEIGHBOUR, source)
     assert not blobs.exists(KEY)
     blob = blobs.put_file(KEY, source)
     assert (blob.sha256, blob.size_bytes) == (hashlib.sha256(BYTES).hexdigest(), len(BYTES))
@@ -87,7 +102,8 @@ def test_only_a_disk_has_paths(disk, s3, source):
     assert s3.path(KEY) is None
 
 
-def test_a_missing_blob_is_not_found(blobs):
+def test_a_missing_blob_is_not_found(blobs, source):
+    blobs.put_file(NEIGHBOUR, source)
     with pytest.raises(FileNotFoundError):
         blobs.open(KEY)
 
@@ -215,10 +231,8 @@ def test_a_folder_has_no_links(disk):
     assert disk.link(KEY, 60, FILM) is None
 
 
-def test_keys_hold_tenant_job_and_attempt(bench, disk):
+def test_keys_hold_tenant_job_and_attempt(bench):
     job, exec = bench.running()
     prefix = artifacts.artifact_prefix(job, exec)
     assert prefix == f"studio/{job.id}/{exec}/"
     assert prefix.startswith(artifacts.job_prefix("studio", job.id))
-    assert isinstance(disk, DiskStore)
-    assert not disk.exists(prefix + artifacts.VIDEO)
