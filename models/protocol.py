@@ -106,6 +106,13 @@ class Step:
 OnStep = Callable[[Step], None]  # may raise to stop the generation; nothing stays dirty
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is wanting. PyTorch's allocators have none in common with
+    Python's, and that of main memory not even one of its own."""
+    accelerator = type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or accelerator or "DefaultCPUAllocator" in str(error)
+
+
 class Cancelled(Exception):
     """Raised out of an `on_step` callback to stop a generation at the next step."""
 

@@ -35,6 +35,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     CRASHED = "crashed"  # the child died by itself
     BROKEN_OFF = "broken_off"  # the child was ended over another job of the same batch
+    CROWDED = "crowded"  # no memory for it beside the others of its batch: it is made alone next
     UNBEGUN = "unbegun"  # the child had died before it took the run
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
@@ -217,6 +218,8 @@ class Attempt:
             self._kill()
         if self._stopped is not None:
             return Outcome(self._stopped)
+        if message.crowded:
+            return Outcome(Verdict.CROWDED, reason="no memory for it beside other jobs")
         return Outcome(
             Verdict.UNSTORED if message.finished else Verdict.FAILED,
             error=JobError(code=message.code, message=message.message),

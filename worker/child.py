@@ -28,7 +28,7 @@ from worker.channel import Channel, ChannelClosed, ChannelGarbled
 from worker.checkpoints import can_resume
 from worker.film import Equipment, make_film, read_failure
 from worker.jobs.artifacts import ArtifactStore, open_store
-from worker.jobs.contract import Stage
+from worker.jobs.contract import ErrorCode, Stage
 from worker.jobs.settings import StorageSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
@@ -144,10 +144,7 @@ def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
             channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
         answers = make_films(runs, channel, orders, tools)
         orders.forget()
-        failures = [answer for answer in answers if isinstance(answer, Failed)]
-        if failures:
-            gc.collect()  # a traceback holds tensors in a circle
-        if any(failure.fatal for failure in failures):
+        if any(isinstance(answer, Failed) and answer.fatal for answer in answers):
             return EXIT_UNUSABLE
     return 0
 
@@ -163,6 +160,9 @@ def make_films(
         leaving = functools.partial(orders.leaving, run.exec)
         equipment = replace(tools, model=model)
         answer = make_film(run, equipment, channel.send, cancelled, leaving)
+        if isinstance(answer, Failed):
+            gc.collect()  # a traceback holds tensors in a circle
+            answer = answer.model_copy(update={"crowded": is_crowded(answer, runs)})
         answers.append(answer)
         channel.send(answer)
 
@@ -172,6 +172,11 @@ def make_films(
         assert isinstance(tools.model, BatchableModel)  # as the supervisor was told
         tools.model.together([functools.partial(make, run) for run in runs])
     return answers
+
+
+def is_crowded(failure: Failed, runs: Sequence[Run]) -> bool:
+    """Whether a film that failed may have the memory it wants when it is made alone."""
+    return failure.code is ErrorCode.OUT_OF_MEMORY and len(runs) > 1
 
 
 def equip(config: ChildConfig) -> Equipment:

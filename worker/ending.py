@@ -41,7 +41,15 @@ def end_attempt(
     return ending if owned else Ending.FENCED
 
 
-FREE = frozenset({Verdict.UNBEGUN, Verdict.BROKEN_OFF, Verdict.DRAINED, Verdict.OUTRANKED})
+FREE = frozenset(
+    {
+        Verdict.UNBEGUN,
+        Verdict.BROKEN_OFF,
+        Verdict.CROWDED,
+        Verdict.DRAINED,
+        Verdict.OUTRANKED,
+    }
+)
 BACK = FREE | {Verdict.CRASHED, Verdict.UNSTORED}
 
 

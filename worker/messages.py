@@ -115,7 +115,8 @@ class CancelledMessage(Message):
 
 class Failed(Message):
     """From the child: the attempt failed; `fatal` means the child itself is unusable, `finished`
-    that a whole film waits on this machine and only could not be stored."""
+    that a whole film waits on this machine and only could not be stored, `crowded` that it had
+    no memory beside the other films of its batch."""
 
     type: Literal["error"] = "error"
     exec: str | None  # None: failed before any attempt, while loading
@@ -124,6 +125,7 @@ class Failed(Message):
     retryable: bool
     fatal: bool
     finished: bool = False
+    crowded: bool = False
 
 
 ToChild = Annotated[Run | Cancel | Yield | Exit, Field(discriminator="type")]

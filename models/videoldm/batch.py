@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from models.catalog import ModelCard
-from models.protocol import Frames, Maker, Memory, OnStep, ResumableModel, Step, Task
+from models.protocol import Frames, Maker, Memory, OnStep, ResumableModel, Step, Task, lacks_memory
 from models.videoldm.conditioning import Conditions, joined, layout
 from models.videoldm.unet import UNet
 
 PATIENCE_S = 1.0  # that a pass waits for a film which is busy with something else, once
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 Network = TypeVar("Network", bound=UNet)
 
@@ -119,7 +118,7 @@ class Table:
             questions[0].error = error
             return
         half = len(questions) // 2
-        if isinstance(error, OUT_OF_MEMORY):
+        if lacks_memory(error):
             self._most = half
         del error  # with it go the tensors of the pass
         self._pass(questions[:half])

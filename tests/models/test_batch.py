@@ -21,6 +21,7 @@ from models.protocol import (
     ResumableModel,
     Step,
     Task,
+    lacks_memory,
 )
 from models.registry import load_model
 from models.videoldm import batch
@@ -291,6 +292,20 @@ def test_what_not_even_one_film_has_memory_for_fails_clearly(model: VideoLDM) ->
     with failing(model.preset.unet, lambda _given: torch.OutOfMemoryError("too much")):
         together(model, films)
     assert all(isinstance(film.error, torch.OutOfMemoryError) for film in films)
+
+
+def refused_by(allocate: Callable[[], object]) -> Exception:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        allocate()
+    return caught.value
+
+
+def test_want_of_memory_is_told_from_other_faults_whoever_says_so() -> None:
+    whole = 1 << 60  # bytes, more than anybody has
+    assert lacks_memory(refused_by(lambda: torch.empty(whole, dtype=torch.uint8)))
+    assert lacks_memory(refused_by(lambda: np.empty(whole, np.uint8)))
+    assert lacks_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not lacks_memory(refused_by(lambda: torch.empty(2) + torch.empty(3)))
 
 
 def test_a_film_that_is_busy_holds_nobody_up_for_long(

@@ -13,6 +13,7 @@ from worker.jobs.costs import (
     Sample,
     adopt,
     estimate,
+    fitting,
     learn,
     shape_of,
 )
@@ -158,3 +159,28 @@ def test_a_worker_yet_to_come_finds_what_was_learned(store):
     store.learn("pocket", measured(request(frames=20)))
     assert store.learned("pocket") == (measured(request()), measured(request(frames=20)))
     assert store.learned("other") == ()
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "timeout_s", "most"),
+    [
+        (500 + 5 * 65.6, 3600, 5),  # a clip of this shape adds 65.536 MiB
+        (500 + 4.9 * 65.536, 3600, 4),
+        (500, 3600, 1),
+        (100, 3600, 1),  # not even one, so they say: tried all the same
+        (1e6, 25, 2),  # one takes 10.1 s
+        (1e6, 5, 1),
+        (None, 3600, 1),
+    ],
+)
+def test_so_many_clips_fit_as_have_memory_and_end_in_time(memory_mb, timeout_s, most):
+    assert fitting(request(), CURVE, (), memory_mb, timeout_s) == most
+
+
+def test_a_model_that_declares_no_curve_makes_one_clip_at_a_time():
+    assert fitting(request(), CostCurve(), (), 1e6, 3600) == 1
+
+
+def test_a_measured_peak_counts_for_how_many_clips_fit():
+    seen = (measured(request(), peak_mb=900.0),)
+    assert fitting(request(), CURVE, seen, 900 + 2.5 * 65.536, 3600) == 3
