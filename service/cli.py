@@ -191,7 +191,10 @@ def evaluate(context: typer.Context) -> None:
 @app.command()
 def bench(
     json_path: JsonPath = Path("reports/bench.json"),
-    rounds: Annotated[int, typer.Option(min=1, help="Jobs in turn with the bare model.")] = 9,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs in turn with the bare model. [9; with --batch 3 of each]"),
+    ] = None,
     cancels: Annotated[int, typer.Option(min=1, help="Jobs cancelled while they run.")] = 20,
     rate: Annotated[
         int | None, typer.Option(min=1, help="Calls a second. [100; with --load 200]")
@@ -202,17 +205,24 @@ def bench(
     load: Annotated[
         bool, typer.Option("--load", help="Only mixed reads and writes; other figures stay.")
     ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=2, max=64, help="Only what batches of up to N jobs gain; likewise."),
+    ] = None,
 ) -> None:
     """Measure what the service adds to the bare model, on a service of its own."""
     from service.bench import measure, merged
+    from service.gain import measure_gain
     from service.traffic import measure_mixed
 
     with plain_errors():
         note = partial(typer.echo, err=True)
         if load:
             report = dict(measure_mixed(rate or 200, duration or 60.0, note))
+        elif batch is not None:
+            report = dict(measure_gain(batch, rounds or 3, note))
         else:
-            report = dict(measure(rounds, cancels, rate or 100, duration or 10.0, note))
+            report = dict(measure(rounds or 9, cancels, rate or 100, duration or 10.0, note))
         json_path.parent.mkdir(parents=True, exist_ok=True)
         known = json_path.read_text(encoding="utf-8") if json_path.exists() else "{}"
         both = merged(json.loads(known), report)
