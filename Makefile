@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz containers check format up
+.PHONY: help setup demo test fuzz chaos containers check format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
 	@echo "make up      queue server, workers and API on http://127.0.0.1:8000"
 	@echo "make test    the whole test suite"
 	@echo "make fuzz    thousands of calls that the API's own document allows or forbids: reports/fuzz.json"
+	@echo "make chaos   500 jobs while random parts of the service die, then an audit: reports/chaos.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff rewrite the sources"
@@ -36,6 +37,9 @@ test: $(STAMP)
 fuzz: $(STAMP)
 	PRAXINO_FUZZ_EXAMPLES=5000 PRAXINO_LIVES=200 $(BIN)/python -m pytest \
 		tests/service/test_conformance.py tests/service/test_lives.py
+
+chaos: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --jobs 500 --seed 1 --workers 3 --short-times
 
 containers: $(STAMP)
 	$(BIN)/python -m tests.containers

@@ -2,8 +2,24 @@
 
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
+
+
+class Sink:
+    """Standard error, which may lie on a full disk: what cannot be logged ends no job."""
+
+    def write(self, text: str) -> None:
+        """Write, or not."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -18,6 +34,6 @@ def configure_logging(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Sink())),
         cache_logger_on_first_use=False,
     )

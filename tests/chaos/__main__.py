@@ -19,7 +19,6 @@ from typing import Any
 
 from tests.chaos.audit import Audit, Findings, collect_garbage, wait_for
 from tests.chaos.clients import Ledger, Tenant, order_all, wait_for_threads
-from tests.chaos.faults import FAULTS
 from tests.chaos.fleet import ROOT, SHORT_TIMES, Fleet
 from tests.chaos.storm import Storm, Tally, percentile, table
 
@@ -34,20 +33,19 @@ def prove(
     fleet: Fleet,
     jobs: int,
     seed: int,
-    kinds: tuple[str, ...] = tuple(FAULTS),
-    rounds: int | None = None,
+    gap_s: float,
 ) -> tuple[Ledger, dict[str, Tally]]:
     """Let tenants order so many jobs while the storm rages; return once all is quiet.
 
-    rounds  of all kinds of faults; None: as long as there is work
+    gap_s  from one fault to the next, on average
     """
     ledger, calm, enough = Ledger(), threading.Event(), threading.Event()
     called = fleet.receiver.url("answers")
     tenants = [
         Tenant(name, fleet.url, key, called, ledger, seed) for name, key in fleet.keys.items()
     ]
-    storm = Storm(fleet, seed, kinds)
-    raging = threading.Thread(target=storm.rage, args=(calm, rounds), daemon=True)
+    storm = Storm(fleet, seed, gap_s)
+    raging = threading.Thread(target=storm.rage, args=(calm,), daemon=True)
     fleet.receiver.answer(*["500"] * (jobs // 20))  # and receivers have faults of their own
     ordering = order_all(tenants, jobs, enough)
     raging.start()
@@ -95,6 +93,7 @@ def read_report(
         "unanswered": sum(not order.ids for order in ledger.orders),
         "seed": options.seed,
         "workers": options.workers,
+        "gap_s": options.gap_s,
         "times": SHORT_TIMES if options.short_times else "as delivered",
         "versions": {
             "praxino": version("praxino"),
@@ -108,6 +107,7 @@ def read_options(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=500, help="to be ordered, all together")
     parser.add_argument("--seed", type=int, default=1, help="of orders and faults")
+    parser.add_argument("--gap-s", type=float, default=4.0, help="between faults, on average")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--json", type=Path, default=REPORT, help="where the report goes")
     parser.add_argument(
@@ -137,7 +137,7 @@ def main(words: list[str] | None = None) -> int:
         left: list[int] = []
         try:
             with fleet:
-                ledger, tallies = prove(fleet, options.jobs, options.seed)
+                ledger, tallies = prove(fleet, options.jobs, options.seed, options.gap_s)
                 found = audit(fleet, ledger)
                 left = fleet.stop()
         finally:

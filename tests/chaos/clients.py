@@ -79,11 +79,11 @@ class Tenant:
     def work(self, count: int, stop: threading.Event) -> None:
         """Order so many jobs."""
         with self._http:
-            for _ in range(count):
+            for number in range(count):
                 self._make_room(stop)
                 if stop.is_set():
                     return
-                self._order(stop)
+                self._order(number, stop)
 
     def _make_room(self, stop: threading.Event) -> None:
         """Wait until fewer jobs are unfinished."""
@@ -98,12 +98,12 @@ class Tenant:
                     if video.get("status") == "completed":
                         self._sources.append(job_id)
 
-    def _order(self, stop: threading.Event) -> None:
+    def _order(self, number: int, stop: threading.Event) -> None:
         rng = self._rng
         if self._last is not None and rng.random() < EQUAL:
             kind, path, body = self._last  # the same film again, as a job of its own
         else:
-            kind, path, body = draw_order(rng, self._sources[-4:])
+            kind, path, body = draw_order(rng, number, self._sources[-4:])
         self._last = kind, path, body
         keyless = rng.random() < KEYLESS
         key = None if keyless else str(UUID(int=rng.getrandbits(128), version=4))

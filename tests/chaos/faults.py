@@ -1,127 +1,45 @@
 """What is done to a running service, and how long it takes until work goes on.
 
-`began` is when the fault was there: for an outage when it ended, since nothing can go on before.
+Seconds count from when the fault was there; for an outage from its end, since nothing can go on
+before.
 """
 
-import os
 import random
-import signal
+import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-
-import httpx
+from collections.abc import Callable
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 from tests.chaos.clients import client
 from tests.chaos.fleet import TENANTS, Fleet, is_running
+from tests.chaos.watch import (
+    LOOK_S,
+    NoVictim,
+    alone,
+    choose,
+    choose_worker,
+    count_films,
+    full,
+    gone_on,
+    happens,
+    heard_again,
+    kill,
+    moving,
+    stopped,
+    wait_until,
+)
 from worker.jobs import keys
-from worker.jobs.contract import TERMINAL, Status
-from worker.jobs.outcomes import WorkerInfo
 from worker.patience import OUTAGES
 from worker.pulse import pulse_file
 
-LIMIT_S = 180.0
-LOOK_S = 0.02
-
-
-class NoVictim(Exception):
-    """There is nobody whom this could happen to right now."""
-
-
-class Stuck(Exception):
-    """Work did not go on in time."""
-
-
 Fault = Callable[[Fleet, random.Random], float]
-Condition = Callable[[], bool]
 
-_struck: set[int | str] = set()  # processes, and the store, that are being struck right now
-
-
-def wait_until(condition: Condition, began: float) -> float:
-    """Seconds from `began` until the condition holds. raises Stuck"""
-    while time.monotonic() < began + LIMIT_S:
-        with suppress(*OUTAGES, OSError, httpx.TransportError):
-            if condition():
-                return time.monotonic() - began
-        time.sleep(LOOK_S)
-    raise Stuck
-
-
-@contextmanager
-def alone(victim: int | str) -> Iterator[None]:
-    """Keep others from striking the same one. raises NoVictim if somebody does already"""
-    if victim in _struck:
-        raise NoVictim
-    _struck.add(victim)
-    try:
-        yield
-    finally:
-        _struck.discard(victim)
-
-
-def choose(fleet: Fleet, role: str, rng: random.Random) -> int:
-    """One process of a role. raises NoVictim"""
-    found = [pid for pid in fleet.parts().get(role, []) if pid not in _struck]
-    if not found:
-        raise NoVictim
-    return rng.choice(found)
-
-
-def choose_worker(fleet: Fleet, rng: random.Random) -> WorkerInfo:
-    """A worker that has its model loaded, a busy one if there is any. raises NoVictim"""
-    try:
-        found = [worker for worker in fleet.serving() if worker.pid not in _struck]
-    except OUTAGES as error:
-        raise NoVictim from error
-    busy = [worker for worker in found if worker.job_id]
-    if not found:
-        raise NoVictim
-    return rng.choice(busy or found)
-
-
-def gone_on(fleet: Fleet, worker: WorkerInfo) -> Condition:
-    """When work goes on after a worker was lost: its job is in other hands or has ended; if it
-    held none, as many workers as before serve again."""
-    store = fleet.store
-    held = store.peek([worker.job_id]) if worker.job_id else []
-    if not held or held[0].status is not Status.IN_PROGRESS or held[0].worker != worker.name:
-        return lambda: len(fleet.serving()) >= fleet.workers
-    job = held[0]
-
-    def further() -> bool:
-        now = store.peek([job.id])
-        return not now or now[0].status in TERMINAL or now[0].attempt > job.attempt
-
-    return further
-
-
-def moving(fleet: Fleet, job_id: str | None = None) -> Condition:
-    """When work goes on after an outage: a running job, or this one, has got further; at once if
-    none runs."""
-    store = fleet.store
-    seen: dict[str, tuple[object, ...]] = {}
-
-    def further() -> bool:
-        watched = store.live_ids() if job_id is None else {job_id}
-        now = {job.id: job for job in store.peek(sorted(watched))}
-        running = {i: j for i, j in now.items() if j.status is Status.IN_PROGRESS}
-        if not seen:
-            seen.update({i: (j.stage, j.step, j.attempt) for i, j in running.items()})
-            return not seen
-        return any(
-            i not in now or (now[i].stage, now[i].step, now[i].attempt) != before
-            for i, before in seen.items()
-        )
-
-    return further
-
-
-def kill(pid: int) -> float:
-    """SIGKILL; when."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    return time.monotonic()
+HALF_OPEN = 200  # connections
+BEGINNING = (
+    b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+)
 
 
 def kill_child(fleet: Fleet, rng: random.Random) -> float:
@@ -247,31 +165,61 @@ def take_store(fleet: Fleet, rng: random.Random) -> float:
         return wait_until(stored, began)
 
 
-def count_films(fleet: Fleet) -> int:
-    return sum(1 for _ in (fleet.data_dir / "artifacts").glob("*/*/*/video.mp4"))
+def fill_disk(fleet: Fleet, rng: random.Random) -> float:
+    """A child cannot write a byte more, until an attempt has failed of it or 3 s have passed."""
+    worker = choose_worker(fleet, rng)
+    child = fleet.child_of(worker.pid)
+    if child is None or worker.job_id is None:
+        raise NoVictim
+    with alone(worker.pid):
+        condition = gone_on(fleet, worker)
+        with full(child):
+            until = time.monotonic() + 3
+            while time.monotonic() < until and not happens(condition):
+                time.sleep(LOOK_S)
+        return wait_until(condition, time.monotonic())
 
 
-def heard_again(fleet: Fleet, worker: WorkerInfo) -> float:
-    """Until a worker that was let go on says something, or is gone for another reason."""
-    began, since = time.monotonic(), time.time()
-    return wait_until(
-        lambda: fleet.store.heard().get(worker.name, 0) > since or not is_running(worker.pid),
-        began,
-    )
+def spoil_weights(fleet: Fleet, rng: random.Random) -> float:
+    """A child dies while its weights are damaged; until as many workers as before serve again."""
+    worker = choose_worker(fleet, rng)
+    child = fleet.child_of(worker.pid)
+    if child is None:
+        raise NoVictim
+    with alone(worker.pid), alone("weights"):
+        with fleet.spoiled_weights():
+            kill(child)
+            time.sleep(rng.uniform(2, 6))
+        began = time.monotonic()
+        return wait_until(lambda: len(fleet.serving()) >= fleet.workers, began)
 
 
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """SIGSTOP, and SIGCONT whatever happens."""
-    try:
-        os.kill(pid, signal.SIGSTOP)
-    except ProcessLookupError as error:
-        raise NoVictim from error
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+def cut_connections(fleet: Fleet, rng: random.Random) -> float:
+    """Every connection to the queue server is gone at once; what was blocked in one hears of it."""
+    with alone("queue"):
+        try:
+            for kind in ("normal", "pubsub"):
+                fleet.redis.client_kill_filter(_type=kind, skipme=True)
+        except OUTAGES as error:
+            raise NoVictim from error
+        return wait_until(moving(fleet), time.monotonic())
+
+
+def hold_half_open(fleet: Fleet, rng: random.Random) -> float:
+    """Callers who begin a request and fall silent, their connections open; until one is served."""
+    address = urlsplit(fleet.url)
+    with ExitStack() as silent, client(fleet.url, fleet.keys[TENANTS[1]]) as http:
+        for _ in range(HALF_OPEN):
+            try:
+                peer = socket.create_connection((address.hostname or "", address.port or 0), 5)
+            except OSError as error:
+                raise NoVictim from error
+            silent.enter_context(peer)
+            peer.sendall(BEGINNING % fleet.keys[TENANTS[1]].encode())
+        began = time.monotonic()
+        recovered_s = wait_until(lambda: http.get("/v1/videos").status_code == 200, began)
+        time.sleep(rng.uniform(1, 3))
+        return recovered_s
 
 
 FAULTS: dict[str, Fault] = {
@@ -283,6 +231,10 @@ FAULTS: dict[str, Fault] = {
     "queue server killed": kill_queue,
     "queue server silent for 2 to 12 s": stop_queue,
     "supervisor stopped past its lease": stop_supervisor,
+    "connections to the queue server cut": cut_connections,
+    "200 half-open connections to the API": hold_half_open,
+    "disk full for a child": fill_disk,
+    "weights damaged for 2 to 6 s": spoil_weights,
     "child stopped for 1 to 4 s": stop_child,
     "store away for 2 to 6 s": take_store,
 }

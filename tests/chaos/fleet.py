@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -113,7 +114,7 @@ class Fleet:
     def _environment(self) -> dict[str, str]:
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("PRAXINO_", "OTEL_"))}
         settings = {
-            "MODEL_LOADER": "tests.worker.tiny:load_model",
+            "MODEL_LOADER": "tests.chaos.frail:load_model",
             "WEIGHTS_DIR": str(self._weights),
             "OUTBOUND_NETWORKS": "127.0.0.0/8",
             "OUTBOUND_HTTP": "1",
@@ -187,6 +188,20 @@ class Fleet:
         names = (os.fsencode(broken), os.fsencode(folder))
         if library.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE):
             raise OSError(ctypes.get_errno(), "the folders cannot be exchanged")
+
+    @contextmanager
+    def spoiled_weights(self) -> Iterator[None]:
+        """Half of the weights are gone for whoever loads them meanwhile."""
+        weights = self._weights / "unet.safetensors"
+        whole, half = weights.read_bytes(), weights.with_suffix(".half")
+        # Renamed into place: a running child goes on with the file that it has mapped.
+        half.write_bytes(whole[: len(whole) // 2])
+        half.replace(weights)
+        try:
+            yield
+        finally:
+            half.write_bytes(whole)
+            half.replace(weights)
 
     def stop(self) -> list[int]:
         """End everything in order; returns what had to be killed, which should be nobody."""

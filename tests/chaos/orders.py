@@ -14,15 +14,19 @@ SUBJECTS = ("a red ball", "a unicorn", "a fox", "a blue square", "a rocket", "a 
 GROUNDS = ("a meadow", "a sunset", "the sea", "snow", "a city")
 MOVES = ("left", "right", "up", "down")
 TIERS = ("default", "default", "flex", "priority")
+POISON = "poison"  # a word that kills whoever makes the film
+POISON_EVERY, POISON_FIRST = 80, 5  # of one tenant's orders
+
 SHARES = {"text": 5, "image": 3, "first_last_frame": 2, "extend": 3, "story": 2, "edit": 3}
 PATHS = {"extend": "/v1/videos/extensions", "edit": "/v1/videos/edits"}
 
 Body = dict[str, Any]
 
 
-def draw_order(rng: random.Random, sources: list[str]) -> tuple[str, str, Body]:
+def draw_order(rng: random.Random, number: int, sources: list[str]) -> tuple[str, str, Body]:
     """A kind, the path that takes it and its body.
 
+    number   how many its tenant has ordered before
     sources  ids of finished films to build on; without one nothing is built on
     """
     offered = read_catalog()["pocket"].tasks
@@ -30,10 +34,12 @@ def draw_order(rng: random.Random, sources: list[str]) -> tuple[str, str, Body]:
     kind = rng.choices(kinds, [SHARES[kind] for kind in kinds])[0]
     if kind in PATHS and not sources:
         kind = "text"
+    if number % POISON_EVERY == POISON_FIRST:
+        return POISON, "/v1/videos", {"prompt": f"{POISON} {draw_prompt(rng)}", "num_frames": 8}
     body: Body = {
         "prompt": draw_prompt(rng),
         "seed": rng.randrange(2**31),
-        "num_inference_steps": rng.randint(2, 12),
+        "num_inference_steps": rng.randint(2, 10),
         "service_tier": rng.choice(TIERS),
     }
     return kind, PATHS.get(kind, "/v1/videos"), body | draw_inputs(kind, rng, sources)
@@ -51,7 +57,7 @@ def draw_inputs(kind: str, rng: random.Random, sources: list[str]) -> Body:
     if kind == "extend":
         return {"num_frames": 8, "video": {"id": rng.choice(sources)}}
     if kind == "edit":
-        return {"video": {"id": rng.choice(sources)}}
+        return {"video": {"id": rng.choice(sources)}, "first_frame": draw_picture(rng)}
     return {"num_frames": rng.choice((8, 8, 12, 16))}
 
 

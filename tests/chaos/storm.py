@@ -6,11 +6,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from tests.chaos.faults import FAULTS, NoVictim, Stuck
+from tests.chaos.faults import FAULTS
 from tests.chaos.fleet import Fleet
+from tests.chaos.watch import NoVictim, Stuck
 
-MEAN_GAP_S = 3.0
-LONGEST_GAP_S = 10.0
+LONGEST_GAP = 3.0  # of the mean one
 AT_ONCE = 3  # faults that may be under way together
 
 
@@ -25,24 +25,26 @@ class Tally:
 class Storm:
     """Strikes until told to stop; every kind once, in a new order, before any kind again."""
 
-    def __init__(self, fleet: Fleet, seed: int, kinds: tuple[str, ...] = tuple(FAULTS)) -> None:
+    def __init__(
+        self, fleet: Fleet, seed: int, gap_s: float, kinds: tuple[str, ...] = tuple(FAULTS)
+    ) -> None:
         self._fleet = fleet
+        self._gap_s = gap_s  # from one fault to the next, on average
         self._rng = random.Random(f"{seed} storm")
         self._kinds = kinds
         self._free = threading.Semaphore(AT_ONCE)
         self._strikes: list[threading.Thread] = []
         self.tallies = {kind: Tally() for kind in kinds}
 
-    def rage(self, stop: threading.Event, rounds: int | None = None) -> None:
-        """Strike, in so many rounds or until told to stop, and wait for the last ones' end."""
+    def rage(self, stop: threading.Event) -> None:
+        """Strike until told to stop, and wait for the last ones' end."""
         began = time.monotonic()
-        while not stop.is_set() and rounds != 0:
+        while not stop.is_set():
             for kind in self._rng.sample(self._kinds, len(self._kinds)):
-                gap_s = min(self._rng.expovariate(1 / MEAN_GAP_S), LONGEST_GAP_S)
+                gap_s = self._gap_s * min(self._rng.expovariate(1), LONGEST_GAP)
                 if stop.wait(gap_s):
                     break
                 self._begin(kind, round(time.monotonic() - began, 1))
-            rounds = None if rounds is None else rounds - 1
         for strike in self._strikes:
             strike.join()
 
