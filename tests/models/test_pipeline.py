@@ -14,6 +14,7 @@ from models.registry import load_model
 from models.videoldm.config import read_config
 from models.videoldm.pipeline import VideoLDM, load_videoldm
 from models.videoldm.weights import PARTS, WeightsError
+from tests.cards import plain_card
 from tests.models.presets import POCKET, build_preset
 
 TASK = Task(
@@ -172,7 +173,7 @@ def test_unknown_devices_and_dtypes_are_refused(tmp_path: Path, device: str, dty
 
 
 def test_pockets_card_equals_what_its_config_yields() -> None:
-    card, config = read_card(POCKET / "card.json"), read_config(POCKET / "config.json")
+    card, config = plain_card(), read_config(POCKET / "config.json")
     assert card.tasks == set(config.tasks)
     for size in card.sizes:
         wide, high = map(int, size.split("x"))
@@ -181,8 +182,11 @@ def test_pockets_card_equals_what_its_config_yields() -> None:
         assert high % cells == 0
     assert card.frames.allows(card.default_frames)
     assert card.default_frames == config.unet.trained_frames
+    rule = read_card(POCKET / "card.json").cascade
+    rates = card.fps if rule is None else (*card.fps, rule.key_fps)
     assert max(card.frames.maximum / fps for fps in card.fps) <= config.unet.max_clip_s
-    assert all(1 / fps >= config.unet.min_gap_s for fps in card.fps)
+    assert all(1 / fps >= config.unet.min_gap_s for fps in rates)
+    assert rule is None or rule.max_seconds <= config.unet.max_clip_s
 
 
 def test_every_card_of_the_catalog_reads() -> None:

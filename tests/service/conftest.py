@@ -23,6 +23,7 @@ from redis import Redis
 
 from service.app import create_app
 from service.settings import ServiceSettings
+from tests.cards import plain_card, plain_catalog
 from tests.service.sdks import NEWER, OLDEST, Sdk, install
 from worker.jobs import transport
 from worker.jobs.artifacts import (
@@ -34,7 +35,7 @@ from worker.jobs.artifacts import (
     artifact_prefix,
     open_store,
 )
-from worker.jobs.catalog import TASKS, InputLimits, ModelCard, Span, read_catalog
+from worker.jobs.catalog import TASKS, InputLimits, ModelCard, Span
 from worker.jobs.contract import ErrorCode, Job, JobError, JobResult, Progress, Stage, Status
 from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.settings import JobSettings
@@ -66,7 +67,11 @@ class Running:
 
 @contextlib.contextmanager
 def serve(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None) -> Iterator[Running]:
-    config = uvicorn.Config(create_app(settings, cards), log_level="critical", lifespan="on")
+    config = uvicorn.Config(
+        create_app(settings, plain_catalog() if cards is None else cards),
+        log_level="critical",
+        lifespan="on",
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -135,7 +140,7 @@ def client(api: Running) -> Iterator[httpx.Client]:
 @pytest.fixture
 def two_cards() -> dict[str, ModelCard]:
     """The catalog, and a model with more sizes, a coarser frame rule and its own samplers."""
-    cards = read_catalog()
+    cards = plain_catalog()
     wide = replace(
         cards["pocket"],
         id="wide",
@@ -163,7 +168,7 @@ def able_card() -> ModelCard:
         edits_by_words=True,
     )
     sizes, kinds = ("64x64", "128x128"), frozenset(TASKS)
-    return replace(read_catalog()["pocket"], id="able", tasks=kinds, sizes=sizes, inputs=limits)
+    return replace(plain_card(), id="able", tasks=kinds, sizes=sizes, inputs=limits)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from service.outlook import FRESH_S
-from worker.jobs.catalog import CostCurve, read_catalog
+from tests.cards import plain_card
+from worker.jobs.catalog import CostCurve
 from worker.jobs.costs import Sample, Shape
 from worker.jobs.outcomes import WorkerInfo
 
@@ -20,7 +21,7 @@ CURVE = CostCurve(
 
 @pytest.fixture
 def cards():
-    pocket = read_catalog()["pocket"]
+    pocket = plain_card()
     sizes = ("64x64", "128x128", "256x256")
     return {"pocket": replace(pocket, sizes=sizes, cost=CURVE)}
 

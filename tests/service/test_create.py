@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.cards import plain_card
 from tests.service.conftest import serve
-from worker.jobs.catalog import read_catalog
 
 PROMPT = "a red fox walks to the left"
 LONG = "x" * 10_000_000
@@ -217,7 +217,7 @@ def test_bad_input_names_field_value_and_limit(client, store, fields, code, para
 @pytest.fixture(scope="module")
 def worded(shared_api):
     """A client of an API whose one model makes clips of words alone."""
-    card = replace(read_catalog()["pocket"], id="worded", tasks=frozenset({"text"}))
+    card = replace(plain_card(), id="worded", tasks=frozenset({"text"}))
     settings = shared_api.settings.model_copy(update={"default_model": "worded"})
     with serve(settings, {"worded": card}) as running, running.client() as client:
         yield client

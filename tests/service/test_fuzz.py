@@ -10,10 +10,11 @@ from service.errors import ApiError
 from service.fields import BY_NAME
 from service.forms import RawBody, parse_body
 from service.intake import read_order
-from worker.jobs.catalog import TASKS, read_catalog
+from tests.cards import plain_card
+from worker.jobs.catalog import TASKS
 from worker.jobs.contract import VideoRequest
 
-POCKET = read_catalog()["pocket"]
+POCKET = plain_card()
 CARDS = {"pocket": POCKET, "able": replace(POCKET, id="able", tasks=frozenset(TASKS))}
 EASY = settings(
     deadline=None,

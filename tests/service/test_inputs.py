@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from service.settings import ServiceSettings
+from tests.cards import plain_card
 from tests.service.conftest import Running, serve
 from tests.service.media import data_url, encoded, film, halves, picture
 from tests.service.test_create import refused
@@ -17,7 +18,7 @@ from worker.expiry import Sweeper
 from worker.inputs import read_task
 from worker.jobs import keys
 from worker.jobs.artifacts import open_store
-from worker.jobs.catalog import TASKS, InputLimits, Span, read_catalog
+from worker.jobs.catalog import TASKS, InputLimits, Span
 from worker.jobs.contract import ErrorCode, JobError, Progress, Stage
 from worker.jobs.settings import JobSettings
 
@@ -30,7 +31,7 @@ PNG = picture(colour=RED)
 def able_api(valkey_server, tmp_path_factory) -> Iterator[Running]:
     """An API whose model says that it can do everything, in two shapes."""
     card = replace(
-        read_catalog()["pocket"],
+        plain_card(),
         id="able",
         tasks=frozenset(TASKS),
         sizes=("64x64", "96x64", "128x128"),
@@ -618,7 +619,7 @@ def test_no_url_leads_into_this_network(client):
 
 def test_inputs_come_from_other_servers(serving, able_api, receiver, authority, task_of):
     """By URL, through the guarded way out: counted, sniffed, never trusted."""
-    card = replace(read_catalog()["pocket"], tasks=frozenset(TASKS))
+    card = replace(plain_card(), tasks=frozenset(TASKS))
     api = serving(
         cards={"pocket": card},
         outbound_networks="127.0.0.0/8",

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.display import describe
 from service.settings import ServiceSettings
+from tests.cards import plain_card
 from tests.service.conftest import Running, serve
 from tests.service.media import film, picture
-from worker.jobs.catalog import TASKS, InputLimits, read_catalog
+from worker.jobs.catalog import TASKS, InputLimits
 from worker.jobs.contract import ErrorCode, Progress, Stage
 from worker.jobs.settings import JobSettings
 
@@ -26,7 +27,7 @@ runner = CliRunner()
 def able_api(valkey_server: Any, tmp_path_factory: Any) -> Iterator[Running]:
     """An API whose model says that it can do everything."""
     inputs = InputLimits(upscale_factors=(2,))
-    pocket = read_catalog()["pocket"]
+    pocket = plain_card()
     card = replace(pocket, id="able", tasks=frozenset(TASKS), inputs=inputs, sizes=("64x64",))
     settings = ServiceSettings(
         redis_url=SecretStr(valkey_server.url),

@@ -6,7 +6,7 @@ import pytest
 
 import service.outlook
 from service.outlook import EFFORT, FRESH_S, Outlook, median_error
-from worker.jobs.catalog import read_catalog
+from tests.cards import plain_card, plain_catalog
 from worker.jobs.contract import ErrorCode, JobError, Progress, Stage
 from worker.jobs.costs import Sample, estimate, shape_of
 from worker.jobs.outcomes import WorkerInfo
@@ -16,7 +16,7 @@ RUN_S = 10.0
 
 @pytest.fixture
 def outlook(store):
-    return Outlook(store, read_catalog())
+    return Outlook(store, plain_catalog())
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_job_between_the_queue_and_its_worker_is_not_overlooked(
 
 
 def test_one_picture_serves_a_second_of_questions(staff, store, redis, make_submission):
-    outlook = Outlook(store, read_catalog())
+    outlook = Outlook(store, plain_catalog())
     staff("w")
     jobs = [store.submit(make_submission()).job for _ in range(20)]
     outlook.eta_s(jobs[0])
@@ -214,7 +214,7 @@ def test_the_wire_tells_forecast_and_a_constant_pace(api, client, staff, hand, m
     assert again.headers["openai-poll-after-ms"] == pace
     listed = client.get("/v1/videos").json()["data"][0]
     assert 0 < listed["eta_seconds"] <= RUN_S
-    assert estimate(make_request(), read_catalog()["pocket"].cost, ()).total_s > 0
+    assert estimate(make_request(), plain_card().cost, ()).total_s > 0
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cards import plain_card
 from tests.service.media import picture
 from worker.jobs.callers import CallerBook, Limits
-from worker.jobs.catalog import read_catalog
 
 SHAPES = {
     *("models", "model", "create", "create as JSON", "extra fields", "object"),
@@ -34,7 +34,7 @@ POLLING = {"create and poll"}  # which the SDK of Node leaves to its users
 @pytest.fixture
 def studio(serving, redis, able_card):
     """An API with a model for words alone and one for everything, and a tenant of one job."""
-    words = replace(read_catalog()["pocket"], tasks=frozenset({"text"}))
+    words = replace(plain_card(), tasks=frozenset({"text"}))
     CallerBook(redis).set_limits("small", Limits(max_active=1))
     return serving(
         cards={"pocket": words, "able": able_card},

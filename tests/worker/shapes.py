@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.catalog import ModelCard, read_catalog
+from models.catalog import ModelCard
 from models.protocol import Frames, OnStep, Step, Task
+from tests.cards import plain_catalog
 
 WEIGHTS = "shapes.json"
 
@@ -95,7 +96,7 @@ def load_model(model: str, weights_dir: Path, device: str, dtype: str) -> Shapes
     """The worker's loader; raises OSError without weights, ValueError on broken ones."""
     data = (weights_dir / WEIGHTS).read_bytes()
     red, green, blue = json.loads(data)["colour"]
-    card = read_catalog()[model]
+    card = plain_catalog()[model]
     return ShapesModel(card, (red, green, blue), hashlib.sha256(data).hexdigest())
 
 

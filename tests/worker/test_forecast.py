@@ -5,9 +5,10 @@ import time
 import pytest
 
 from service.outlook import Outlook, median_error
+from tests.cards import plain_card, plain_catalog
 from tests.worker.conftest import Studio, read_submission, until
 from worker.forecast import Pace
-from worker.jobs.catalog import CostCurve, read_catalog
+from worker.jobs.catalog import CostCurve
 from worker.jobs.contract import Status, VideoRequest
 from worker.jobs.costs import Sample, shape_of
 
@@ -22,7 +23,7 @@ def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
     """The goal is a median error of a quarter, told at admission and in mid-run, and right after
     a long job was cancelled."""
     worker = studio.worker(rehearse=True)
-    outlook = Outlook(studio.store, read_catalog())
+    outlook = Outlook(studio.store, plain_catalog())
     fields = {"num_inference_steps": 15}
     for _ in range(2):
         studio.ended(studio.submit(PACE, **fields))
@@ -54,7 +55,7 @@ def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
 def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
     info = studio.info(studio.worker(rehearse=True))
     [sample] = info.samples
-    assert (sample.jobs, sample.shape.num_frames) == (0, read_catalog()["pocket"].default_frames)
+    assert (sample.jobs, sample.shape.num_frames) == (0, plain_card().default_frames)
     assert sample.step_s >= 0.002  # the model's own pace
     assert sample.peak_mb > 0
     assert studio.videos() == []
