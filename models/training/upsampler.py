@@ -26,6 +26,7 @@ from models.training.world import WorldConfig
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.config import UpsamplerConfig
 from models.videoldm.diffusion import cosine_lambda, noised, sigma_of, v_of
+from models.videoldm.layers import zeroed
 from models.videoldm.upsampler import (
     LowConditions,
     Upsampler,
@@ -48,12 +49,17 @@ def lacking(frames: Tensor, factor: int) -> Tensor:
 
 
 def coding_loss(autoencoder: Autoencoder, detail: Tensor, draws: Draws) -> dict[str, Tensor]:
-    """L1 in pixels and gradients of decoded detail (n, 3, H, W), and a small KL term."""
+    """L1 in pixels and gradients of decoded detail (n, 3, H, W), and a small KL term.
+
+    left  that L1 over what it is if nothing is drawn
+    """
     mean, log_variance = autoencoder.encoder(detail)
     noise = torch.randn(mean.shape, generator=draws.torch)
     decoded = autoencoder.decoder(mean + noise * (0.5 * log_variance).exp())
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).float().mean()
-    return {"loss": reconstruction(decoded, detail) + KL_WEIGHT * kl, "kl": kl}
+    error = reconstruction(decoded, detail)
+    none = reconstruction(torch.zeros_like(detail), detail)
+    return {"loss": error + KL_WEIGHT * kl, "kl": kl, "left": error.detach() / none}
 
 
 def upsampling_loss(upsampler: Upsampler, frames: Tensor, times: Tensor, draws: Draws) -> Tensor:
@@ -93,10 +99,11 @@ def train_autoencoder(
     """Train, or continue, the autoencoder; the config comes back with its latents' statistics."""
     torch.manual_seed(0)
     autoencoder = channels_last(Autoencoder(config.autoencoder))
+    zeroed(autoencoder.decoder.outlet)  # most of a frame lacks nothing
 
     def detail(count: int, draw: random.Random) -> Tensor:
         frames = patches(world, count, torch.tensor([[draw.uniform(0, 2)]] * count), draw)
-        return lacking(frames, config.factor)[:, :, 0]
+        return config.detail_gain * lacking(frames, config.factor)[:, :, 0]
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
         return coding_loss(autoencoder, detail(optimisation.batch, draws.python), draws)

@@ -101,6 +101,9 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames of standardised latents: (b, c, t, h, w) -> (b, 3, t, H, W) in -1..1."""
+        return self.drawn(latents).clamp(-1, 1)
+
+    def drawn(self, latents: Tensor) -> Tensor:
+        """What the decoder makes of standardised latents, in no bounds: (b, 3, t, H, W)."""
         raw = rearrange(latents, "b c t h w -> (b t) c h w") * self.std + self.mean
-        frames = self.decoder(raw).clamp(-1, 1)
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(latents))
+        return rearrange(self.decoder(raw), "(b t) c h w -> b c t h w", b=len(latents))

@@ -136,6 +136,9 @@ class UpsamplerConfig:
     chunk: int = 8  # frames made at once
     overlap: int = 2  # of them given, the last of the chunk before
     low_sigma: float = 0.05  # noise on the low-resolution clip when sampling; 0..0.3
+    # Detail is magnified before it is coded: its deviation is a thirtieth of a picture's, and lost
+    # in what a step of the optimiser moves the decoder's last layer by.
+    detail_gain: float = 8.0
 
     @property
     def fold(self) -> int:

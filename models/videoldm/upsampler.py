@@ -91,14 +91,13 @@ class Upsampler(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of what large frames (b, 3, T, H, W) have over their enlarged reductions."""
-        return self.autoencoder.encode(
-            frames - enlarged(reduced(frames, self.config.factor), self.config.factor)
-        )
+        detail = frames - enlarged(reduced(frames, self.config.factor), self.config.factor)
+        return self.autoencoder.encode(detail * self.config.detail_gain)
 
     def decode(self, latents: Tensor, low: Tensor) -> Tensor:
         """Large frames of latents (b, c, t, h, w) and the small frames (b, 3, t, H, W)."""
-        lacking = self.autoencoder.decode(latents)
-        return (enlarged(low, self.config.factor) + lacking.to(low)).clamp(-1, 1)
+        lacking = self.autoencoder.drawn(latents).to(low) / self.config.detail_gain
+        return (enlarged(low, self.config.factor) + lacking).clamp(-1, 1)
 
     def conditions(self, low: Tensor, sigma: Tensor, times: Tensor, fps: float) -> LowConditions:
         """What the network is told of a chunk without context.

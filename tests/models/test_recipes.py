@@ -249,7 +249,7 @@ def test_the_upsampler_learns_both_of_its_parts(world: LargeWorld, tmp_path: Pat
 
     torch.manual_seed(0)
     fresh = Upsampler(config)
-    made = upsampler.train_network(world, config, coding, folder, optimisation(12, 2))
+    made = upsampler.train_network(world, config, coding, folder, optimisation(30, 2))
     fresh.autoencoder.load_state_dict(made.autoencoder.state_dict())
     assert loss(made) < 0.9 * loss(fresh)
     scores = upsampler.measured(made, world, 1, 64)

@@ -90,9 +90,19 @@ def test_what_was_reduced_is_only_lacking_in_detail(upsampler: Upsampler) -> Non
     torch.testing.assert_close(enlarged(reduced(plain, 4), 4), plain)
     blank = torch.zeros(1, 8, 2, 4, 4)
     difference = upsampler.decode(blank, low(2)) - enlarged(low(2), 4)
-    expected = upsampler.autoencoder.decode(blank)
+    expected = upsampler.autoencoder.drawn(blank) / upsampler.config.detail_gain
     inside = (enlarged(low(2), 4) + expected).abs() < 1
     torch.testing.assert_close(difference[inside], expected[inside], atol=1e-5, rtol=0)
+
+
+def test_detail_is_coded_magnified_and_drawn_as_it_was(upsampler: Upsampler) -> None:
+    seen: list[torch.Tensor] = []
+    upsampler.autoencoder.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    frames = torch.rand(1, 3, 2, 32, 32) - 0.5
+    upsampler.encode(frames)
+    lacking = frames - enlarged(reduced(frames, 4), 4)
+    magnified = upsampler.config.detail_gain * lacking[0].transpose(0, 1)
+    torch.testing.assert_close(seen[0], magnified)
 
 
 def test_context_of_a_batch_is_marked(upsampler: Upsampler) -> None:
