@@ -23,7 +23,8 @@ TASKS = (
     "edit",
 )
 
-SAMPLERS = ("dpmpp_2m", "ddim", "ancestral")
+# "native" is the scheduler that open weights come with.
+SAMPLERS = ("dpmpp_2m", "ddim", "ancestral", "native")
 
 STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, each optional
 
@@ -32,6 +33,8 @@ UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes a
 MAX_HEADER_BYTES = 2**24  # of an adapter file
 
 MODELS_DIR = Path(__file__).parent
+REGISTERED = "models"  # folder of registered models in the data folder
+CHECKPOINT = "checkpoint.json"  # beside a registered model's card: where its weights are
 
 
 @dataclass(frozen=True)
@@ -346,15 +349,29 @@ def card_paths(models_dir: Path = MODELS_DIR) -> list[Path]:
     return sorted(models_dir.glob("*/card.json"))
 
 
-def read_catalog(models_dir: Path = MODELS_DIR) -> dict[str, ModelCard]:
-    """Every model below `models_dir` by id.
+def read_catalog(*models_dirs: Path) -> dict[str, ModelCard]:
+    """Every model below these folders by id, those of the package if none is named.
 
     raises ValueError if a card is malformed or two models share an id.
     """
     cards: dict[str, ModelCard] = {}
-    for path in card_paths(models_dir):
+    for path in (path for folder in models_dirs or (MODELS_DIR,) for path in card_paths(folder)):
         card = read_card(path)
         if card.id in cards:
             raise ValueError(f"{path}: model id {card.id!r} is taken")
         cards[card.id] = card
     return cards
+
+
+def read_offer(data_dir: Path) -> dict[str, ModelCard]:
+    """Every model of the package, and those registered in a data folder, by id.
+
+    raises ValueError as `read_catalog`
+    """
+    return read_catalog(MODELS_DIR, data_dir / REGISTERED)
+
+
+def registered_folder(data_dir: Path, model_id: str) -> Path | None:
+    """The folder of a registered model's card; None if there is no such model."""
+    folder = data_dir / REGISTERED / model_id
+    return folder if (folder / CHECKPOINT).is_file() else None

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from models.catalog import MODELS_DIR, card_paths, read_card
+from models.openweights.loading import load_openweights
 from models.protocol import VideoModel
 from models.videoldm.pipeline import load_videoldm
 from models.videoldm.staged import staged
@@ -32,16 +33,19 @@ def load_model(
     device  as torch names it; "auto" takes a GPU if there is one
     dtype   "auto" is bfloat16 on a GPU and float32 on a CPU
     raises  ValueError for an unknown model, device or dtype, or a folder of another model;
-            WeightsError for files that are missing, damaged or misfitting
+            WeightsError for files that are missing, damaged or misfitting; FolderError for
+            open weights that are
     """
     folder = folder or model_folder(model_id)
     chosen = _device(device)
     try:
-        found = read_card(folder / "card.json").id
+        card = read_card(folder / "card.json")
     except OSError as error:
         raise WeightsError(f"{folder / 'card.json'}: {error}") from error
-    if found != model_id:
-        raise ValueError(f"{folder} holds model {found!r}, not {model_id!r}")
+    if card.id != model_id:
+        raise ValueError(f"{folder} holds model {card.id!r}, not {model_id!r}")
+    if card.kind == "openweights":
+        return load_openweights(folder, chosen, _dtype(dtype, chosen))
     return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
 
 

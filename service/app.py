@@ -35,7 +35,7 @@ from service.settings import ServiceSettings
 from worker.jobs.artifacts import open_store
 from worker.jobs.blobs import StorageFault
 from worker.jobs.callers import CallerBook
-from worker.jobs.catalog import ModelCard, read_catalog
+from worker.jobs.catalog import ModelCard, read_offer
 from worker.jobs.characters import CharacterShelf
 from worker.jobs.connection import web_client
 from worker.jobs.files import FileShelf
@@ -54,7 +54,7 @@ def create_app(settings: ServiceSettings, cards: Mapping[str, ModelCard] | None 
     cards   models on offer by id; None reads the catalog
     raises  ValueError if the default model is not on offer
     """
-    services = wire(settings, read_catalog() if cards is None else cards)
+    services = wire(settings, read_offer(settings.data_dir) if cards is None else cards)
     app = FastAPI(
         title="Praxino",
         description="Video generation behind the OpenAI Videos contract, extended.",

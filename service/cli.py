@@ -1,7 +1,7 @@
 """The command line: start the service, talk to it, measure it.
 
-With `praxino generate`, `keys`, `webhooks`, `workers` and `queue`, in files of their own, the only
-place that prints.
+With `praxino generate`, `keys`, `models`, `webhooks`, `workers` and `queue`, in files of their own,
+the only place that prints.
 """
 
 import json
@@ -19,15 +19,15 @@ import structlog
 import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
-from service import access, fleet, letters, making
+from service import access, fleet, letters, making, offer
 from service.children import StartError
 from service.client import Client, JobFailed, ServiceError, Unreachable
 from service.making import DEFAULT_URL, Key, Unusable, Url
 from service.settings import ServiceSettings
 from service.standalone import Plan, base_url, bind, check_bind, published_host, run
+from worker.jobs.catalog import read_offer
 
 app = typer.Typer(
     help="Praxino: a self-hosted video-generation service that never loses a job.",
@@ -57,6 +57,9 @@ def up(
     workers: Annotated[
         int, typer.Option(min=0, help="Worker processes; each loads the model.")
     ] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="What the workers load and requests get. [PRAXINO_MODEL]")
+    ] = None,
 ) -> None:
     """Start queue server, workers and API; stop them all with Ctrl-C or SIGTERM."""
     configure_logging()
@@ -70,8 +73,19 @@ def up(
             workers=workers,
             has_keys=settings.needs_key,
             redis_url=None if embedded else settings.redis_url.get_secret_value(),
+            environment=serving(model, data_dir or settings.data_dir),
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
+
+
+def serving(model: str | None, data_dir: Path) -> dict[str, str]:
+    """The environment of a service that offers this model first. raises StartError"""
+    if model is None:
+        return {}
+    known = read_offer(data_dir)
+    if model not in known:
+        raise StartError(f"model {model!r} is none of {', '.join(sorted(known))}")
+    return {"PRAXINO_MODEL": model, "PRAXINO_DEFAULT_MODEL": model}
 
 
 @app.command()
@@ -156,25 +170,6 @@ def cancel(
     with plain_errors(), Client(url, api_key) as client:
         client.cancel(video_id)
         typer.echo(f"{video_id} is being cancelled")
-
-
-@app.command()
-def models(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
-    """List the models on offer with their limits."""
-    with plain_errors(), Client(url, api_key) as client:
-        table = Table("id", "state", "tasks", "sizes", "frames", "fps", "licence", box=None)
-        for card in client.models():
-            frames = card["num_frames"]
-            table.add_row(
-                card["id"],
-                "ready" if card["ready"] else "no worker",
-                ", ".join(card["task_types"]),
-                ", ".join(card["sizes"]),
-                f"{frames['minimum']}-{frames['maximum']}",
-                ", ".join(str(fps) for fps in card["fps"]),
-                card["licence"],
-            )
-        Console().print(table)
 
 
 @app.command(
@@ -291,6 +286,7 @@ class PlainGroup(TyperGroup):
 
 app.command()(plainly(fleet.workers))
 app.add_typer(fleet.queue, name="queue", cls=PlainGroup)
+app.add_typer(offer.app, name="models", cls=PlainGroup)
 app.add_typer(access.app, name="keys", cls=PlainGroup)
 app.add_typer(letters.app, name="webhooks", cls=PlainGroup)
 

@@ -22,12 +22,12 @@ from rich.table import Table
 
 from service.children import StartError
 from service.valkey import running_queue
-from worker.jobs.catalog import read_catalog
+from worker.jobs.catalog import ModelCard, read_offer
 from worker.jobs.connection import web_client
 from worker.jobs.contract import Job, Status
 from worker.jobs.outcomes import JobNotFound, WorkerInfo
 from worker.jobs.pause import Pause
-from worker.jobs.settings import JobSettings
+from worker.jobs.settings import JobSettings, StorageSettings
 from worker.jobs.store import JobStore
 from worker.jobs.tenants import read_tenants
 
@@ -93,14 +93,19 @@ def show_queues(as_json: AsJson = False) -> None:
                 "running": sum(w.model == model and bool(w.job_id) for w in known_workers),
                 "workers": sum(w.model == model for w in known_workers),
             }
-            for model in sorted(read_catalog())
+            for model in sorted(offered())
         ]
     show(rows, as_json)
 
 
+def offered() -> dict[str, ModelCard]:
+    """Every model that jobs can be ordered from."""
+    return read_offer(StorageSettings().data_dir)
+
+
 def known(model: str | None) -> str | None:
     """raises StartError for a model that there is no card of"""
-    cards = read_catalog()
+    cards = offered()
     if model is not None and model not in cards:
         raise StartError(f"model {model!r} is none of {', '.join(sorted(cards))}")
     return model

@@ -23,6 +23,7 @@ from typing import cast
 
 import structlog
 
+from models.catalog import registered_folder
 from models.protocol import BatchableModel, VideoModel
 from worker.channel import Channel, ChannelClosed, ChannelGarbled
 from worker.checkpoints import can_resume
@@ -202,7 +203,8 @@ def load_model(config: ChildConfig) -> VideoModel:
         loader = cast(Loader, getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"model_loader {config.loader!r} names no function: {error}") from error
-    return loader(config.model, config.weights_dir, config.device, config.dtype)
+    folder = config.weights_dir or registered_folder(config.data_dir, config.model)
+    return loader(config.model, folder, config.device, config.dtype)
 
 
 def open_results(data_dir: Path) -> ArtifactStore:

@@ -5,6 +5,7 @@ The service talks to the counter alone, so what it may know of models passes thi
 
 from models.catalog import (
     MODELS_DIR,
+    REGISTERED,
     SAMPLERS,
     TASKS,
     CascadeRule,
@@ -15,10 +16,12 @@ from models.catalog import (
     Quality,
     Span,
     read_catalog,
+    read_offer,
 )
 
 __all__ = [
     "MODELS_DIR",
+    "REGISTERED",
     "SAMPLERS",
     "TASKS",
     "CascadeRule",
@@ -29,4 +32,5 @@ __all__ = [
     "Quality",
     "Span",
     "read_catalog",
+    "read_offer",
 ]

@@ -1,0 +1,1 @@
+"""Open weights: checkpoints that other people trained, run by diffusers behind our protocol."""

@@ -1,0 +1,96 @@
+"""`praxino models add`: looks at a checkpoint's folder and writes its card. Never loads torch."""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.catalog import CHECKPOINT, MODELS_DIR, read_card, read_catalog
+from models.openweights.families import Wishes, adjust, card_fields, read_family
+from models.openweights.folder import INDEX, Checkpoint, digest, read_checkpoint, stamp
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Register one checkpoint; returns the exit status, and says on stderr what is wrong."""
+    asked = parser().parse_args(arguments)
+    wishes = Wishes(tuple(asked.size), asked.frames, asked.steps, asked.guidance, asked.fps)
+    try:
+        summary = add(asked.name, asked.path, asked.models_dir, wishes, asked.licence)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    sys.stdout.write(f"{summary}\n")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `praxino models add`."""
+    options = argparse.ArgumentParser("praxino models add", description=__doc__)
+    options.add_argument("name", help="what requests call the model")
+    options.add_argument("--path", type=Path, required=True, help="folder in diffusers' layout")
+    options.add_argument("--models-dir", type=Path, required=True, help=argparse.SUPPRESS)
+    options.add_argument("--size", action="append", default=[], help="default WxH; again: more")
+    options.add_argument("--frames", type=int, help="default length")
+    options.add_argument("--steps", type=int, help="default denoising steps")
+    options.add_argument("--guidance", type=float, help="default guidance scale; 1 is none")
+    options.add_argument("--fps", type=int, help="default frames a second")
+    options.add_argument("--licence", help="as shown to callers; else what the folder says")
+    return options
+
+
+def add(name: str, path: Path, models_dir: Path, wishes: Wishes, licence: str | None) -> str:
+    """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
+
+    raises FolderError, OSError; ValueError for a name that is taken or not allowed
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"name {name!r}: small letters, digits, dot, dash and underscore, up to 63"
+        )
+    if name in read_catalog(MODELS_DIR, models_dir):
+        raise ValueError(f"name {name!r} is taken; `praxino models remove {name}` frees it")
+    checkpoint = read_checkpoint(path.resolve())
+    family = adjust(read_family(checkpoint), wishes)
+    created = int((checkpoint.folder / INDEX).stat().st_mtime)
+    card = card_fields(name, family, checkpoint, licence or read_licence(checkpoint), created)
+    note = {
+        "folder": str(checkpoint.folder),
+        "stamp": stamp(checkpoint),
+        "sha256": digest(checkpoint),
+    }
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:
+        folder = Path(draft) / name
+        folder.mkdir()
+        for file, value in (("card.json", card), (CHECKPOINT, note)):
+            (folder / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        read_card(folder / "card.json")
+        shutil.move(folder, models_dir / name)
+    gib = checkpoint.weight_bytes / 2**30
+    kinds = ", ".join(sorted(family.tasks))
+    return f"{name} is registered: {family.title}, {kinds}, {family.sizes[0]}, {gib:.1f} GiB"
+
+
+def read_licence(checkpoint: Checkpoint) -> str:
+    """What the folder says about its licence: the model card's own line, or the licence file."""
+    readme = checkpoint.folder / "README.md"
+    if readme.is_file():
+        head = readme.read_text(encoding="utf-8", errors="replace")[:4000]
+        found = re.search(r"^license(?:_name)?: *(\S+)", head, re.MULTILINE)
+        if found and found[1] != "other":
+            return found[1]
+    for name in LICENCES:
+        if (checkpoint.folder / name).is_file():
+            return f"see its {name}"
+    return "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What every adapter of a family is, and the pictures that all of them hand over alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.protocol import Picture, Task
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one family's pipelines are called.
+
+    arguments  a pipeline and a checked task to what it is called with, besides what all pipelines
+               take: prompts, size, length, steps and the generator
+    exact      parts that stay in float32 whatever the others are in
+    guided     the scale is an argument; else it belongs to the pipeline's guider
+    sized      width and height are arguments; else they follow from the first frame
+    sibling    the pipeline class that makes a kind of task of the same parts, if another does
+    """
+
+    arguments: Callable[[Any, Task], Arguments]
+    exact: tuple[str, ...] = ()
+    guided: bool = True
+    sized: bool = True
+    sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None
+
+
+def image_of(picture: Picture | None, task: Task) -> Image.Image:
+    """A given frame at the film's size. Alpha is laid on white. It has the film's shape already,
+    so nothing is stretched."""
+    assert picture is not None  # as the check before has seen
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    size = (task.width, task.height)
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,321 @@
+"""What each family of open weights can do, told from its JSON alone: no weight is read, no torch.
+
+A pipeline class that is not in the table is refused by name: a signature shows which inputs a
+pipeline has, but not what they mean or which of them a checkpoint was trained for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from models.openweights.folder import Checkpoint, FolderError
+
+MAX_STEPS = 200
+MAX_GUIDANCE = 20.0
+SAMPLER = "native"  # the scheduler that the checkpoint comes with
+MEMORY_FACTOR = 1.2  # of the weights, for activations at any size, until a worker has measured it
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Family:
+    """The limits of one checkpoint; in the table those of its class, fitted to its configs."""
+
+    adapter: str  # which of ours drives it
+    title: str
+    tasks: frozenset[str]
+    sizes: tuple[str, ...]  # "WxH", first is the default
+    multiple: int  # of width and height, in pixels
+    frame_step: int  # legal counts are 1 + a multiple of it
+    default_frames: int
+    max_frames: int
+    fps: tuple[int, ...]
+    steps: int
+    guidance: float
+    needs: tuple[str, ...]  # parts without which it makes nothing
+    exact_sizes: bool = False  # trained at its sizes only: no others may be added
+
+
+Fit = Callable[[Family, Checkpoint], Family]
+
+TEXT_PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+P480 = ("832x480", "480x832", "624x624")
+P720 = ("1280x720", "720x1280", "960x960")
+OPEN_FLOW = ("1280x704", "704x1280", "960x960", "832x480", "480x832")
+
+
+def fit_wan(family: Family, checkpoint: Checkpoint) -> Family:
+    """Wan 2.2 has two experts or, at 5B, times of its own for each latent frame."""
+    index = checkpoint.index
+    if index.get("boundary_ratio") is not None:
+        family = replace(family, needs=(*family.needs, "transformer_2"))
+    if index.get("expand_timesteps"):
+        # The autoencoder of the 5B halves the sides once more.
+        return replace(
+            family,
+            title="Wan 2.2 5B",
+            tasks=frozenset({"text", "image"}),
+            sizes=tuple(size for size in OPEN_FLOW if on_grid(size, 32)),
+            multiple=32,
+            default_frames=121,
+            max_frames=121,
+            fps=(24,),
+        )
+    return family
+
+
+def fit_wan_images(family: Family, checkpoint: Checkpoint) -> Family:
+    """Whether the network was taught first frames, last frames, or both together."""
+    if checkpoint.index.get("expand_timesteps"):
+        family = fit_wan(family, checkpoint)
+        return replace(family, tasks=frozenset({"image"}))  # it would ignore a last frame silently
+    denoiser = checkpoint.configs.get("transformer", {})
+    family = fit_wan(family, checkpoint)
+    if denoiser.get("image_dim") is None:  # 2.2: frames reach it as latents only
+        return replace(family, tasks=frozenset({"image", "first_last_frame"}))
+    needs = (*family.needs, "image_encoder", "image_processor")
+    both = denoiser.get("pos_embed_seq_len") is not None
+    tasks = frozenset({"first_last_frame" if both else "image"})
+    return replace(family, tasks=tasks, needs=needs)
+
+
+def fit_cogvideox(family: Family, checkpoint: Checkpoint) -> Family:
+    """Size and length are those of training: its position embeddings fit no others."""
+    denoiser = checkpoint.configs.get("transformer", {})
+    frames = int(denoiser.get("sample_frames", 49))
+    sides = (
+        int(denoiser.get(f"sample_{side}", d)) * 8 for side, d in (("width", 90), ("height", 60))
+    )
+    frames -= (frames - 1) % family.frame_step
+    newer = denoiser.get("patch_size_t") is not None
+    return replace(
+        family,
+        title="CogVideoX 1.5" if newer else "CogVideoX",
+        sizes=("x".join(map(str, sides)),),
+        default_frames=frames,
+        max_frames=frames,
+        fps=(16,) if newer else (8,),
+    )
+
+
+def fit_hunyuan15(family: Family, checkpoint: Checkpoint) -> Family:
+    """Sizes lie around the square that its network was trained at."""
+    square = int(checkpoint.configs.get("transformer", {}).get("target_size", 640))
+    sizes = tuple(f"{w}x{h}" for w, h in hunyuan_sizes(square))
+    return replace(family, sizes=sizes)
+
+
+def as_it_is(family: Family, checkpoint: Checkpoint) -> Family:
+    """A family whose checkpoints differ in nothing that a request could ask for."""
+    return family
+
+
+def hunyuan_sizes(square: int, multiple: int = 16) -> tuple[tuple[int, int], ...]:
+    """Wide, square and high, (width, height), with about the area of a square of this side.
+
+    Differs from a free choice: the pipeline for first frames picks its size by the picture's shape
+    from a list, so these are the entries nearest to 16:9, 1:1 and 9:16 that it picks for a picture
+    of their own size.
+    """
+    area = round((square / multiple) ** 2)
+    high, wide = area, 1
+    listed = []
+    while high > 0:
+        if max(wide, high) <= 4 * min(wide, high) and picks_itself(wide, high):
+            listed.append((wide * multiple, high * multiple))
+        high, wide = (high, wide + 1) if high * (wide + 1) <= area else (high - 1, wide)
+    nearest = (min(listed, key=lambda s: abs(s[0] / s[1] - r)) for r in (16 / 9, 1.0, 9 / 16))
+    return tuple(dict.fromkeys(nearest))
+
+
+def picks_itself(wide: int, high: int) -> bool:
+    """Whether the pipeline, which rounds the shapes in its list and never picks one that is longer,
+    finds this one for itself."""
+    listed = round(high / wide, 5)
+    return listed <= high / wide if high >= wide else listed >= high / wide
+
+
+WAN = Family(
+    adapter="wan",
+    title="Wan",
+    tasks=frozenset({"text"}),
+    sizes=(*P480, *P720),
+    multiple=16,
+    frame_step=4,
+    default_frames=81,
+    max_frames=121,
+    fps=(16,),
+    steps=50,
+    guidance=5.0,
+    needs=TEXT_PARTS,
+)
+LTX = Family(
+    adapter="ltx",
+    title="LTX-Video",
+    tasks=frozenset({"text", "image", "first_last_frame"}),
+    sizes=("704x512", "512x704", "768x512", "512x768", "1216x704", "704x1216"),
+    multiple=32,
+    frame_step=8,
+    default_frames=161,
+    max_frames=257,
+    fps=(25, 24, 30),
+    steps=50,
+    guidance=3.0,
+    needs=TEXT_PARTS,
+)
+COGVIDEOX = Family(
+    adapter="cogvideox",
+    title="CogVideoX",
+    tasks=frozenset({"text"}),
+    sizes=("720x480",),
+    multiple=16,
+    frame_step=4,
+    default_frames=49,
+    max_frames=49,
+    fps=(8,),
+    steps=50,
+    guidance=6.0,
+    needs=TEXT_PARTS,
+    exact_sizes=True,
+)
+HUNYUAN15 = Family(
+    adapter="hunyuan",
+    title="HunyuanVideo 1.5",
+    tasks=frozenset({"text"}),
+    sizes=("848x480",),
+    multiple=16,
+    frame_step=4,
+    default_frames=121,
+    max_frames=121,
+    fps=(24,),
+    steps=50,
+    guidance=6.0,
+    needs=(*TEXT_PARTS, "guider", "text_encoder_2", "tokenizer_2"),
+)
+IMAGE = frozenset({"image"})
+
+FAMILIES: dict[str, tuple[Family, Fit]] = {
+    "WanPipeline": (WAN, fit_wan),
+    "WanImageToVideoPipeline": (WAN, fit_wan_images),
+    "LTXConditionPipeline": (LTX, as_it_is),
+    "LTXPipeline": (replace(LTX, tasks=frozenset({"text"})), as_it_is),
+    "CogVideoXPipeline": (COGVIDEOX, fit_cogvideox),
+    "CogVideoXImageToVideoPipeline": (replace(COGVIDEOX, tasks=IMAGE), fit_cogvideox),
+    "HunyuanVideo15Pipeline": (HUNYUAN15, fit_hunyuan15),
+    "HunyuanVideo15ImageToVideoPipeline": (
+        replace(
+            HUNYUAN15,
+            tasks=IMAGE,
+            needs=(*HUNYUAN15.needs, "image_encoder", "feature_extractor"),
+            exact_sizes=True,
+        ),
+        fit_hunyuan15,
+    ),
+}
+
+
+def read_family(checkpoint: Checkpoint) -> Family:
+    """The limits of a checkpoint.
+
+    raises FolderError for a pipeline that nobody here drives, or a part that is missing
+    """
+    if checkpoint.pipeline not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise FolderError(
+            f"{checkpoint.folder}: pipeline {checkpoint.pipeline!r} is none of {known}"
+        )
+    family, fit = FAMILIES[checkpoint.pipeline]
+    family = fit(family, checkpoint)
+    missing = [name for name in family.needs if name not in checkpoint.configs]
+    if missing:
+        raise FolderError(f"{checkpoint.folder}: {', '.join(missing)}: not named by its index")
+    return family
+
+
+def on_grid(size: str, multiple: int) -> bool:
+    """Whether both sides of "WxH" are multiples."""
+    return all(
+        side.isdecimal() and int(side) > 0 and int(side) % multiple == 0 for side in parts(size)
+    )
+
+
+def parts(size: str) -> list[str]:
+    """The two sides of "WxH"; of anything else, something that is on no grid."""
+    sides = size.split("x")
+    return sides if len(sides) == 2 else [""]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What an operator sets besides what a checkpoint says; None leaves it as it is."""
+
+    sizes: tuple[str, ...] = ()
+    frames: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    fps: int | None = None
+
+
+def adjust(family: Family, wishes: Wishes) -> Family:
+    """The family with an operator's defaults. raises FolderError naming value and limit"""
+    for size in wishes.sizes:
+        if family.exact_sizes and size not in family.sizes:
+            raise FolderError(f"size {size}: it was trained at {', '.join(family.sizes)} only")
+        if not on_grid(size, family.multiple):
+            raise FolderError(f"size {size}: both sides are multiples of {family.multiple}")
+    frames = wishes.frames or family.default_frames
+    if (frames - 1) % family.frame_step or frames <= family.frame_step:
+        raise FolderError(f"frames {frames}: 1 + a multiple of {family.frame_step}")
+    if family.exact_sizes and frames > family.max_frames:
+        raise FolderError(f"frames {frames}: {family.max_frames} at most")
+    steps, guidance = wishes.steps or family.steps, wishes.guidance or family.guidance
+    if not 1 <= steps <= MAX_STEPS or not 1 <= guidance <= MAX_GUIDANCE:
+        raise FolderError(
+            f"steps {steps}, guidance {guidance:g}: 1..{MAX_STEPS}, 1..{MAX_GUIDANCE:g}"
+        )
+    rates = family.fps if wishes.fps is None else (wishes.fps, *family.fps)
+    if not all(1 <= rate <= 120 for rate in rates):
+        raise FolderError(f"fps {wishes.fps}: 1..120")
+    return replace(
+        family,
+        sizes=tuple(dict.fromkeys((*wishes.sizes, *family.sizes))),
+        default_frames=frames,
+        max_frames=max(frames, family.max_frames),
+        steps=steps,
+        guidance=guidance,
+        fps=tuple(dict.fromkeys(rates)),
+    )
+
+
+def card_fields(
+    name: str, family: Family, checkpoint: Checkpoint, licence: str, created: int
+) -> dict[str, Any]:
+    """A model card as `models.catalog.read_card` takes it."""
+    step, fixed = family.frame_step, {"minimum": 1.0, "maximum": 1.0, "default": 1.0}
+    return {
+        "id": name,
+        "title": family.title,
+        "description": f"Open weights, {checkpoint.pipeline} of diffusers.",
+        "licence": licence,
+        "owned_by": "open weights",
+        "created": created,
+        "kind": "openweights",
+        "tasks": sorted(family.tasks),
+        "sizes": list(family.sizes),
+        "frames": {"offset": 1, "step": step, "minimum": 1 + step, "maximum": family.max_frames},
+        "default_frames": family.default_frames,
+        "fps": list(family.fps),
+        "steps": {"minimum": 1, "maximum": MAX_STEPS, "default": family.steps},
+        "guidance": {"minimum": 1.0, "maximum": MAX_GUIDANCE, "default": family.guidance},
+        "samplers": [SAMPLER],
+        "max_prompt_chars": 8000,
+        "resumable": False,
+        "batchable": False,
+        "cost": {"memory_mb": round(checkpoint.weight_bytes * MEMORY_FACTOR / MIB)},
+        "inputs": {
+            "max_references": 0,
+            "first_frame_strength": fixed,
+            "last_frame_strength": fixed,
+            "reference_strength": fixed,
+        },
+    }

@@ -1,0 +1,160 @@
+"""A checkpoint in diffusers' layout, as it lies on disk: what it says and whether it is whole.
+
+Reads JSON and the headers of safetensors files; never a weight, and never loads torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers")  # others would be code that came with the weights
+CONFIGS = (
+    "config.json",
+    "scheduler_config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "guider_config.json",
+)
+WEIGHTS = ("diffusion_pytorch_model", "model")  # how weight files begin, by library
+WEIGHTLESS = ("Tokenizer", "Processor", "Scheduler", "Guidance")  # in the names of their classes
+MAX_HEADER_BYTES = 2**27
+CHUNK_BYTES = 2**22
+
+
+class FolderError(ValueError):
+    """A folder is not a checkpoint, or not all of one; the text names what is missing."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its index, the configs of its parts, its weight files."""
+
+    folder: Path
+    index: dict[str, Any]
+    configs: dict[str, dict[str, Any]]  # of each part that is there
+    weights: tuple[Path, ...]  # in name order, relative to the folder
+
+    @property
+    def pipeline(self) -> str:
+        """The class that diffusers would make of it."""
+        return str(self.index.get("_class_name", ""))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weight files."""
+        return sum((self.folder / path).stat().st_size for path in self.weights)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder and see that every part which its index names is whole.
+
+    raises FolderError naming what is missing or damaged
+    """
+    if not folder.is_dir():
+        raise FolderError(f"{folder}: no such folder")
+    index = read_json(folder / INDEX)
+    parts = {name: value for name, value in index.items() if is_part(name, value)}
+    configs: dict[str, dict[str, Any]] = {}
+    weights: list[Path] = []
+    for name, (library, kind) in sorted(parts.items()):
+        if library not in LIBRARIES:
+            raise FolderError(f"{folder}: {name} is made by {library!r}, not by {LIBRARIES}")
+        configs[name] = read_part(folder / name)
+        if not any(word in kind for word in WEIGHTLESS):
+            weights += check_weights(folder / name)
+    relative = tuple(sorted(path.relative_to(folder) for path in weights))
+    return Checkpoint(folder, index, configs, relative)
+
+
+def is_part(name: str, value: object) -> bool:
+    """Whether an entry of the index names a part that is there: a library and a class."""
+    if name.startswith("_") or not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(word, str) for word in value)
+
+
+def read_part(folder: Path) -> dict[str, Any]:
+    """The config of a part. raises FolderError"""
+    for name in CONFIGS:
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    raise FolderError(f"{folder}: is missing, or has none of {', '.join(CONFIGS)}")
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """The weight files of a part, each whole. raises FolderError"""
+    for stem in WEIGHTS:
+        index = folder / f"{stem}.safetensors.index.json"
+        single = folder / f"{stem}.safetensors"
+        if index.is_file():
+            shards = read_json(index).get("weight_map", {})
+            paths = sorted({folder / str(name) for name in shards.values()})
+        elif single.is_file():
+            paths = [single]
+        else:
+            continue
+        for path in paths:
+            check_file(path)
+        return paths
+    raise FolderError(f"{folder}: has no weights: {' or '.join(WEIGHTS)}.safetensors")
+
+
+def check_file(path: Path) -> None:
+    """See that a safetensors file is as long as its header says. raises FolderError"""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= MAX_HEADER_BYTES:
+                raise ValueError("no header")
+            header = json.loads(file.read(length))
+        ends = (entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__")
+        expected = 8 + length + max(ends, default=0)
+    except OSError as error:
+        raise FolderError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise FolderError(f"{path}: is no safetensors file: {error}") from error
+    found = path.stat().st_size
+    if found != expected:
+        raise FolderError(f"{path}: holds {found} bytes, not {expected}: fetch it again")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. raises FolderError"""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FolderError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FolderError(f"{path}: is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FolderError(f"{path}: is no JSON object")
+    return value
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """Hex digest over every config and weight file, in name order. Reads all of them."""
+    total = hashlib.sha256()
+    for path in deciding_files(checkpoint):
+        total.update(f"{path.as_posix()}\n".encode())
+        with (checkpoint.folder / path).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                total.update(chunk)
+    return total.hexdigest()
+
+
+def stamp(checkpoint: Checkpoint) -> list[list[str | int]]:
+    """Name, size and time of change of every such file: if they are the same, so is the digest."""
+    facts = ((path, (checkpoint.folder / path).stat()) for path in deciding_files(checkpoint))
+    return [[path.as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in facts]
+
+
+def deciding_files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """What decides the films of a checkpoint: relative paths in name order."""
+    folder = checkpoint.folder
+    jsons = [folder / INDEX, *(p for name in checkpoint.configs for p in (folder / name).iterdir())]
+    plain = {p.relative_to(folder) for p in jsons if p.suffix in (".json", ".txt", ".model")}
+    yield from sorted(plain | set(checkpoint.weights))

@@ -1,0 +1,19 @@
+"""HunyuanVideo 1.5: text, or a first frame, whose size is the film's.
+
+Guidance is a part of the pipeline, not an argument; a job gets one with its own scale.
+"""
+
+from typing import Any
+
+from models.openweights.adapter import Adapter, Arguments, image_of
+from models.protocol import Task
+
+
+def arguments(pipe: Any, task: Task) -> Arguments:
+    """The first frame, or the size where there is none."""
+    if task.first_frame is None:
+        return {"width": task.width, "height": task.height}
+    return {"image": image_of(task.first_frame, task)}
+
+
+HUNYUAN = Adapter(arguments, exact=("vae",), guided=False, sized=False)

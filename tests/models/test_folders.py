@@ -1,0 +1,231 @@
+"""Registering checkpoints: what a folder says, and what is wrong with it, without loading it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.catalog import read_card, read_offer, registered_folder
+from models.openweights.__main__ import add
+from models.openweights.families import FAMILIES, Wishes, hunyuan_sizes
+from models.openweights.folder import FolderError
+
+NONE = Wishes()
+
+
+def part(folder: Path, name: str, config: str, fields: dict[str, Any], weights: bool) -> None:
+    """A part of a checkpoint, with a weight file of one number if it has weights."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / config).write_text(json.dumps(fields))
+    if weights:
+        entry = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        header = json.dumps(entry).encode()
+        data = len(header).to_bytes(8, "little") + header + bytes(4)
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        (folder / name / f"{stem}.safetensors").write_bytes(data)
+
+
+def write(folder: Path, pipeline: str = "WanPipeline", **index: Any) -> Path:
+    """A checkpoint's layout with a number for weights. Keywords go into the index."""
+    transformer = index.pop("transformer", {})
+    parts = {
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", "WanTransformer3DModel"],
+        "transformer_2": [None, None],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    folder.mkdir(parents=True)
+    whole = {"_class_name": pipeline, "_diffusers_version": "0.35.0"} | parts | index
+    (folder / "model_index.json").write_text(json.dumps(whole))
+    part(folder, "scheduler", "scheduler_config.json", {}, weights=False)
+    part(folder, "tokenizer", "tokenizer_config.json", {}, weights=False)
+    for name in ("text_encoder", "transformer", "vae"):
+        part(
+            folder, name, "config.json", transformer if name == "transformer" else {}, weights=True
+        )
+    return folder
+
+
+def register(folder: Path, wishes: Wishes = NONE, name: str = "wild") -> Any:
+    """The card of a checkpoint that was added."""
+    models_dir = folder.parent / "models"
+    shutil.rmtree(models_dir, ignore_errors=True)
+    add(name, folder, models_dir, wishes, None)
+    return read_card(models_dir / name / "card.json")
+
+
+def test_a_whole_folder_becomes_a_card_on_offer(tmp_path: Path) -> None:
+    card = register(write(tmp_path / "w"))
+    assert (card.kind, card.tasks) == ("openweights", {"text"})
+    assert (card.sizes[0], card.default_frames, card.fps) == ("832x480", 81, (16,))
+    assert set(read_offer(tmp_path)) == {"pocket", "wild"}
+    assert registered_folder(tmp_path, "wild") == tmp_path / "models" / "wild"
+    assert registered_folder(tmp_path, "pocket") is None
+
+
+def test_tasks_are_told_from_the_configs(tmp_path: Path) -> None:
+    told = {}
+    tower = {"image_dim": 1280}
+    encoder = ["transformers", "CLIPVisionModel"]
+    towers = {"image_encoder": encoder, "image_processor": ["transformers", "CLIPImageProcessor"]}
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "5b": ("WanPipeline", {"expand_timesteps": True}),
+        "5b-i2v": ("WanImageToVideoPipeline", {"expand_timesteps": True}),
+        "a14b": ("WanImageToVideoPipeline", {"boundary_ratio": 0.9}),
+        "i2v": ("WanImageToVideoPipeline", {"transformer": tower, **towers}),
+        "flf2v": (
+            "WanImageToVideoPipeline",
+            {"transformer": tower | {"pos_embed_seq_len": 514}, **towers},
+        ),
+        "ltx": ("LTXConditionPipeline", {}),
+        "ltx-t2v": ("LTXPipeline", {}),
+    }
+    for name, (pipeline, index) in cases.items():
+        if name == "a14b":
+            index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+        folder = write(tmp_path / name, pipeline, **index)
+        if name == "a14b":
+            shutil.copytree(folder / "transformer", folder / "transformer_2")
+        if "image_encoder" in index:
+            part(folder, "image_encoder", "config.json", {}, weights=True)
+            part(folder, "image_processor", "preprocessor_config.json", {}, weights=False)
+        told[name] = sorted(register(folder).tasks)
+    assert told == {
+        "5b": ["image", "text"],
+        "5b-i2v": ["image"],
+        "a14b": ["first_last_frame", "image"],
+        "i2v": ["image"],
+        "flf2v": ["first_last_frame"],
+        "ltx": ["first_last_frame", "image", "text"],
+        "ltx-t2v": ["text"],
+    }
+
+
+def test_sizes_and_lengths_are_told_from_the_configs(tmp_path: Path) -> None:
+    five = register(write(tmp_path / "5b", expand_timesteps=True))
+    assert all(int(side) % 32 == 0 for size in five.sizes for side in size.split("x"))
+    assert (five.default_frames, five.fps) == (121, (24,))
+    shape = {"sample_width": 170, "sample_height": 96, "sample_frames": 81, "patch_size_t": 2}
+    cog = register(write(tmp_path / "cog", "CogVideoXPipeline", transformer=shape))
+    assert (cog.sizes, cog.default_frames, cog.fps) == (("1360x768",), 81, (16,))
+
+
+def test_hunyuan_sizes_are_those_that_its_pipeline_picks() -> None:
+    from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
+
+    picker = HunyuanVideo15ImageProcessor()
+    for square in (480, 640, 960):
+        sizes = hunyuan_sizes(square)
+        assert len(sizes) == 3
+        for width, height in sizes:
+            picked = picker.calculate_default_height_width(height, width, square)
+            assert tuple(picked) == (height, width)
+
+
+def test_every_driven_pipeline_is_one_of_diffusers() -> None:
+    import diffusers
+
+    assert all(hasattr(diffusers, name) for name in FAMILIES)
+
+
+def damage(folder: Path, fault: str) -> str:
+    """Break a checkpoint in a way; returns what the refusal must name."""
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    if fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+        return "transformer.*bytes"
+    if fault == "pickled":
+        weights.rename(weights.with_suffix(".bin"))
+        return "transformer.*no weights"
+    if fault == "a part":
+        shutil.rmtree(folder / "text_encoder")
+        return "text_encoder"
+    if fault == "an entry":
+        index = json.loads((folder / "model_index.json").read_text())
+        index.pop("vae")
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return "vae"
+    if fault == "a shard":
+        shards = {"weight_map": {"a": "one.safetensors"}}
+        index_file = folder / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+        index_file.write_text(json.dumps(shards))
+        return r"one\.safetensors"
+    if fault == "foreign code":
+        index = json.loads((folder / "model_index.json").read_text())
+        index["vae"] = ["their_code", "TheirVae"]
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return "their_code"
+    (folder / "model_index.json").unlink()
+    return "model_index.json"
+
+
+@pytest.mark.parametrize(
+    "fault", ["truncated", "pickled", "a part", "an entry", "a shard", "foreign code", "index"]
+)
+def test_a_partial_folder_is_refused_with_what_is_missing(tmp_path: Path, fault: str) -> None:
+    folder = write(tmp_path / "w")
+    expected = damage(folder, fault)
+    with pytest.raises(FolderError, match=expected):
+        register(folder)
+    assert not (tmp_path / "models" / "wild").exists()
+
+
+def test_an_unknown_pipeline_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="'MochiPipeline' is none of CogVideoX"):
+        register(write(tmp_path / "w", "MochiPipeline"))
+
+
+def test_defaults_may_be_set_within_what_the_checkpoint_takes(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    card = register(folder, Wishes(("640x384",), 33, 20, 4.0, 24))
+    assert (card.sizes[0], card.default_frames, card.fps[0]) == ("640x384", 33, 24)
+    assert (card.steps.default, card.guidance.default) == (20, 4.0)
+    for wrong in (
+        Wishes(sizes=("650x384",)),
+        Wishes(sizes=("wide",)),
+        Wishes(frames=34),
+        Wishes(steps=1000),
+        Wishes(guidance=0.5),
+        Wishes(fps=1000),
+    ):
+        with pytest.raises(FolderError, match=r"size|frames|steps|guidance|fps"):
+            register(folder, wrong)
+
+
+def test_a_name_is_plain_and_free(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    for name in ("pocket", "../up", "Wan", ""):
+        with pytest.raises(ValueError, match="name"):
+            register(folder, name=name)
+    add("one", folder, tmp_path / "models", NONE, None)
+    with pytest.raises(ValueError, match="taken"):
+        add("one", folder, tmp_path / "models", NONE, None)
+
+
+def test_the_licence_is_what_the_folder_says(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    assert register(folder).licence == "unknown"
+    (folder / "LICENSE").write_text("Be kind.")
+    assert register(folder).licence == "see its LICENSE"
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert register(folder).licence == "apache-2.0"
+
+
+def test_registering_loads_no_torch(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    code = (
+        "import sys; from models.openweights.__main__ import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else status)"
+    )
+    arguments = ("wild", "--path", str(folder), "--models-dir", str(tmp_path / "models"))
+    command = (sys.executable, "-c", code, *arguments)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "wild is registered" in answer.stdout

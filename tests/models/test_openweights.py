@@ -1,0 +1,188 @@
+"""The contract of every adapter of open weights, on tiny checkpoints read from disk."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.openweights.__main__ import add
+from models.openweights.families import Wishes
+from models.openweights.pipeline import OpenModel
+from models.protocol import Cancelled, Frames, Step, Task
+from models.registry import load_model
+from tests.models.wilds import WILDS, build
+
+# Of diffusers' own making: a scheduler hands a tensor to numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+STEPS = 2
+FRAMES = 9
+GUIDANCE = 3.0
+SIZES = {"wan-2.2-5b": "64x64"}  # its latents are half as large
+
+
+def wished(name: str) -> Wishes:
+    """Small films of a checkpoint; CogVideoX has one size only."""
+    sizes = () if name.startswith("cogvideox") else (SIZES.get(name, "32x32"),)
+    return Wishes(sizes=sizes, frames=FRAMES, steps=STEPS, guidance=GUIDANCE)
+
+
+def picture(width: int, height: int, seed: int) -> np.ndarray:
+    """A picture unlike any of another seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return pixels.repeat(height // 4, 0).repeat(width // 4, 1)
+
+
+@dataclass
+class Wild:
+    """A registered checkpoint, loaded, and the films it has made."""
+
+    model: OpenModel
+    folder: Path  # of the weights
+    models_dir: Path
+    films: dict[str, Frames]
+    drawn: dict[str, np.ndarray]  # likewise, before they are rounded
+
+    def task(self, kind: str, **fields: Any) -> Task:
+        """A small task of a kind; keywords replace fields."""
+        card = self.model.card
+        width, height = map(int, card.sizes[0].split("x"))
+        given: dict[str, Any] = {}
+        if kind != "text":
+            given["first_frame"] = picture(width, height, 1)
+        if kind == "first_last_frame":
+            given["last_frame"] = picture(width, height, 2)
+        numbers: dict[str, Any] = {
+            "width": width,
+            "height": height,
+            "num_frames": FRAMES,
+            "fps": card.fps[0],
+            "seed": 7,
+            "num_inference_steps": STEPS,
+            "guidance_scale": GUIDANCE,
+            "sampler": "native",
+        }
+        words = {"task_type": kind, "prompt": "a red fox", "negative_prompt": ""}
+        return Task(**words | numbers | given | fields)
+
+    def film(self, kind: str) -> Frames:
+        """The film of the plain task, made once."""
+        if kind not in self.films:
+            self.films[kind] = self.model.generate(self.task(kind), lambda step: None)
+        return self.films[kind]
+
+    def change(self, kind: str, **fields: Any) -> float:
+        """How much the film changes, at most, with a field of its task: of 1, before it is rounded,
+        since random weights follow a picture only faintly."""
+        if kind not in self.drawn:
+            self.drawn[kind] = self.model.draw(self.task(kind), lambda step: None)
+        other = self.model.draw(self.task(kind, **fields), lambda step: None)
+        return float(np.abs(other - self.drawn[kind]).max())
+
+    @property
+    def kinds(self) -> list[str]:
+        return sorted(self.model.card.tasks)
+
+
+@pytest.fixture(scope="module", params=WILDS)
+def wild(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Wild:
+    """Every checkpoint in turn: built, saved, registered, loaded from disk."""
+    base = tmp_path_factory.mktemp("wild")
+    folder = build(request.param, base / "weights")
+    add(request.param, folder, base / "models", wished(request.param), None)
+    model = load_model(request.param, base / "models" / request.param, "cpu")
+    assert isinstance(model, OpenModel)
+    return Wild(model, folder, base / "models", {}, {})
+
+
+def test_every_kind_makes_the_film_that_was_asked_for(wild: Wild) -> None:
+    for kind in wild.kinds:
+        task, steps = wild.task(kind), list[Step]()
+        wild.films[kind] = wild.model.generate(task, steps.append)
+        assert wild.films[kind].shape == (FRAMES, task.height, task.width, 3)
+        assert wild.films[kind].dtype == np.uint8
+        told = [(step.stage, step.index, step.total) for step in steps]
+        denoising = [("denoising", index, STEPS) for index in range(STEPS + 1)]
+        assert told == [("encoding", 0, 1), *denoising, ("decoding", 0, 1), ("decoding", 1, 1)]
+
+
+def test_a_seed_makes_one_film_and_another_seed_another(wild: Wild) -> None:
+    kind = wild.kinds[0]
+    assert wild.change(kind) == 0
+    assert wild.change(kind, seed=8) > 0
+
+
+def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
+    for kind in wild.kinds:
+        before, told = wild.film(kind), list[Step]()
+
+        def stop(step: Step, told: list[Step] = told) -> None:
+            told.append(step)
+            if (step.stage, step.index) == ("denoising", 1):
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            wild.model.generate(wild.task(kind, prompt="rain", seed=9, guidance_scale=2.0), stop)
+        assert told[-1].index == 1, "it went on"
+        assert np.array_equal(wild.model.generate(wild.task(kind), lambda step: None), before)
+
+
+def test_no_given_frame_is_ignored(wild: Wild) -> None:
+    side = wild.task("text")
+    other = picture(side.width, side.height, 3)
+    for kind in wild.kinds:
+        for name in ("first_frame", "last_frame"):
+            if getattr(wild.task(kind), name) is not None:
+                assert wild.change(kind, **{name: other}) > 0, (kind, name)
+
+
+def test_scale_and_both_prompts_are_followed(wild: Wild) -> None:
+    kind = wild.kinds[0]
+    assert wild.change(kind, prompt="blue ball rolls over green grass") > 0
+    assert wild.change(kind, negative_prompt="rain, blurry, dark") > 0
+    assert wild.change(kind, guidance_scale=8.0) > 0
+    assert wild.change(kind, guidance_scale=1.0) > 0
+
+
+def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> None:
+    kind = wild.kinds[0]
+    task = wild.task(kind)
+    wrong: list[dict[str, Any]] = [
+        {"task_type": "upscale"},
+        {"num_frames": FRAMES + 1},
+        {"width": task.width + 8},
+        {"fps": 121},
+        {"sampler": "ddim"},
+        {"guidance_scale": 1.0, "negative_prompt": "rain"},
+        {"first_frame_strength": 0.5},
+        {"last_frame_strength": 0.5},
+        {"guidance_rescale": 0.5},
+        {"guidance_schedule": "linear"},
+        {"reconstruction_weight": 1.0},
+        {"adapter": "rex"},
+        {"video": np.zeros((4, 8, 8, 3), np.uint8)},
+        {"first_frame": picture(32, 32, 1) if kind == "text" else None},
+        {"last_frame": None if kind == "first_last_frame" else picture(32, 32, 1)},
+    ]
+    told: list[Step] = []
+    for fields in wrong:
+        with pytest.raises(ValueError, match="cannot make"):
+            wild.model.generate(replace(task, **fields), told.append)
+    assert told == []
+
+
+def test_the_digest_is_of_the_weights_that_are_loaded(wild: Wild) -> None:
+    name, first = wild.model.card.id, wild.model.weights_sha256
+    weights = wild.folder / "vae" / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    changed = bytearray(whole)
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    try:
+        again = load_model(name, wild.models_dir / name, "cpu")
+    finally:
+        weights.write_bytes(whole)
+    assert len(first) == 64
+    assert again.weights_sha256 != first
