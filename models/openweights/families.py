@@ -309,7 +309,7 @@ def card_fields(
         "guidance": {"minimum": 1.0, "maximum": MAX_GUIDANCE, "default": family.guidance},
         "samplers": [SAMPLER],
         "max_prompt_chars": 8000,
-        "resumable": False,
+        "resumable": True,
         "batchable": False,
         "cost": {"memory_mb": round(checkpoint.weight_bytes * MEMORY_FACTOR / MIB)},
         "inputs": {

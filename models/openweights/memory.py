@@ -18,6 +18,11 @@ class Place:
     offloaded: bool = False
     _hooked: Any = None
 
+    def __str__(self) -> str:
+        """What of it decides how numbers are rounded."""
+        kinds = {str(part.dtype) for part in modules_of(self.pipe)}
+        return f"{self.device} {sorted(kinds)}"
+
     def pipeline(self, sibling: str | None) -> Any:
         """The pipeline itself, or one of another class made of its parts; ready to be called."""
         pipe = self.pipe if sibling is None else related(self.pipe, sibling)
@@ -44,8 +49,13 @@ def settle(pipe: Any, device: str) -> Place:
 
 def weight_bytes(pipe: Any) -> int:
     """Of all parts, as they are loaded."""
-    modules = (part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
-    return sum(w.numel() * w.element_size() for module in modules for w in module.parameters())
+    weights = (w for module in modules_of(pipe) for w in module.parameters())
+    return sum(w.numel() * w.element_size() for w in weights)
+
+
+def modules_of(pipe: Any) -> list[Any]:
+    """The networks among a pipeline's parts."""
+    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def related(pipe: Any, name: str) -> Any:

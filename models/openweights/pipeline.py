@@ -4,9 +4,10 @@ What varies with a job, scheduler and guidance, is made anew for each, so that a
 leaves nothing behind.
 """
 
+import importlib.metadata
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from models.catalog import ModelCard
 from models.openweights.adapter import Adapter
 from models.openweights.memory import Place
 from models.openweights.progress import watched
+from models.openweights.prompts import PromptCache
 from models.openweights.refusals import check
-from models.protocol import Frames, OnStep, Step, Task
+from models.openweights.replay import remembered
+from models.openweights.snapshots import ClipMemory, read_snapshot
+from models.protocol import Frames, Memory, OnStep, Step, Task
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,42 @@ class OpenModel:
     weights_sha256: str
     adapter: Adapter
     place: Place
+    prompts: PromptCache = field(default_factory=PromptCache)
 
     def generate(self, task: Task, on_step: OnStep) -> Frames:
         """Make the clip; see `models.protocol.VideoModel`."""
-        frames = to_frames(self.draw(task, on_step))
-        on_step(Step("decoding", 1, 1))
-        return frames
+        return next(self.stream(task, on_step))
 
-    def draw(self, task: Task, on_step: OnStep) -> np.ndarray:
+    def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
+        """The clip as one piece; see `models.protocol.ResumableModel`."""
+        check(task, self.card)
+        return self._whole(task, on_step, memory)
+
+    def remember(self, identity: str, written: bytes | None = None) -> ClipMemory:
+        """The memory of one clip; see `models.protocol.ResumableModel`."""
+        version = importlib.metadata.version("diffusers")
+        whole = f"{identity} {self.weights_sha256} {version} {self.place}"
+        return ClipMemory(whole) if written is None else read_snapshot(written, whole)
+
+    def draw(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> np.ndarray:
         """The clip as pixels (T, H, W, 3) of 0..1. raises as `generate`"""
         check(task, self.card)
         on_step(Step("encoding", 0, 1))
         pipe = self.place.pipeline(self.adapter.sibling(self.place.pipe, task.task_type))
-        with own_parts(pipe, task, self.adapter), watched(pipe, on_step, task.num_inference_steps):
-            return pipe(**self._arguments(pipe, task)).frames[0]
+        arguments = self._arguments(pipe, task)
+        with ExitStack() as stack:
+            stack.enter_context(own_parts(pipe, task, self.adapter))
+            stack.enter_context(watched(pipe, on_step, task.num_inference_steps))
+            stack.enter_context(self.prompts.over(pipe))
+            if memory is not None:
+                assert isinstance(memory, ClipMemory)
+                stack.enter_context(remembered(pipe, arguments["generator"], memory))
+            return pipe(**arguments).frames[0]
+
+    def _whole(self, task: Task, on_step: OnStep, memory: Memory | None) -> Iterator[Frames]:
+        frames = to_frames(self.draw(task, on_step, memory))
+        on_step(Step("decoding", 1, 1))
+        yield frames
 
     def _arguments(self, pipe: Any, task: Task) -> dict[str, Any]:
         given = {

@@ -1,5 +1,8 @@
 """The contract of every adapter of open weights, on tiny checkpoints read from disk."""
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes
 from models.openweights.pipeline import OpenModel
+from models.openweights.snapshots import ClipMemory
 from models.protocol import Cancelled, Frames, Step, Task
 from models.registry import load_model
 from tests.models.wilds import WILDS, build
@@ -17,7 +21,7 @@ from tests.models.wilds import WILDS, build
 # Of diffusers' own making: a scheduler hands a tensor to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-STEPS = 2
+STEPS = 3
 FRAMES = 9
 GUIDANCE = 3.0
 SIZES = {"wan-2.2-5b": "64x64"}  # its latents are half as large
@@ -76,14 +80,36 @@ class Wild:
     def change(self, kind: str, **fields: Any) -> float:
         """How much the film changes, at most, with a field of its task: of 1, before it is rounded,
         since random weights follow a picture only faintly."""
+        other = self.model.draw(self.task(kind, **fields), lambda step: None)
+        return float(np.abs(other - self.plain(kind)).max())
+
+    def plain(self, kind: str) -> np.ndarray:
+        """The film of the plain task before it is rounded, made once."""
         if kind not in self.drawn:
             self.drawn[kind] = self.model.draw(self.task(kind), lambda step: None)
-        other = self.model.draw(self.task(kind, **fields), lambda step: None)
-        return float(np.abs(other - self.drawn[kind]).max())
+        return self.drawn[kind]
 
     @property
     def kinds(self) -> list[str]:
         return sorted(self.model.card.tasks)
+
+
+@contextmanager
+def counted(pipe: Any, made: list[int]) -> Iterator[None]:
+    """Note every step that a scheduler of the pipeline's kind really makes."""
+    kind = type(pipe.scheduler)
+    real = kind.step
+
+    @functools.wraps(real)
+    def step(self: Any, *given: Any, **named: Any) -> Any:
+        made.append(1)
+        return real(self, *given, **named)
+
+    kind.step = step
+    try:
+        yield
+    finally:
+        kind.step = real
 
 
 @pytest.fixture(scope="module", params=WILDS)
@@ -127,6 +153,50 @@ def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
             wild.model.generate(wild.task(kind, prompt="rain", seed=9, guidance_scale=2.0), stop)
         assert told[-1].index == 1, "it went on"
         assert np.array_equal(wild.model.generate(wild.task(kind), lambda step: None), before)
+
+
+def test_another_process_goes_on_from_any_step_to_the_same_film(wild: Wild) -> None:
+    for kind in wild.kinds:
+        task = wild.task(kind)
+        memory, written = wild.model.remember("film"), dict[int, bytes]()
+
+        def keep(
+            step: Step, memory: ClipMemory = memory, written: dict[int, bytes] = written
+        ) -> None:
+            if step.stage == "denoising" and 0 < step.index < STEPS:
+                assert memory.steps == step.index
+                written[step.index] = memory.write()
+
+        drawn = wild.model.draw(task, keep, memory)
+        assert np.array_equal(drawn, wild.plain(kind)), "remembering changed it"
+        for done, data in written.items():
+            made: list[int] = []
+            again = wild.model.remember("film", data)
+            assert again.steps == done
+            with counted(wild.model.place.pipe, made):
+                resumed = wild.model.draw(task, lambda step: None, again)
+            assert np.array_equal(resumed, drawn), (kind, done)
+            assert len(made) == STEPS - done, "it made again what was made"
+
+
+def test_a_checkpoint_of_another_film_is_refused(wild: Wild) -> None:
+    memory = wild.model.remember("film")
+    wild.model.draw(wild.task(wild.kinds[0]), lambda step: None, memory)
+    data = memory.write()
+    with pytest.raises(ValueError, match="another film"):
+        wild.model.remember("another", data)
+    with pytest.raises(ValueError, match="damaged"):
+        wild.model.remember("film", data[: len(data) // 2])
+
+
+def test_the_same_words_are_encoded_once_and_make_the_same_film(wild: Wild) -> None:
+    kind, cache = wild.kinds[0], wild.model.prompts
+    wild.plain(kind)
+    hits, misses = cache.hits, cache.misses
+    assert wild.change(kind) == 0
+    assert (cache.hits > hits, cache.misses) == (True, misses)
+    assert wild.change(kind, prompt="a blue ball rolls") > 0
+    assert cache.misses > misses
 
 
 def test_no_given_frame_is_ignored(wild: Wild) -> None:
