@@ -23,6 +23,15 @@ TASKS = (
     "edit",
 )
 
+OPEN = "openweights"  # the kind of model that others have trained
+# What those are given, by kind of task: all of it, and nothing else.
+TAKEN: dict[str, tuple[str, ...]] = {
+    "text": (),
+    "image": ("first_frame",),
+    "first_last_frame": ("first_frame", "last_frame"),
+    "reference": ("references",),
+}
+
 # "native" is the scheduler that open weights come with.
 SAMPLERS = ("dpmpp_2m", "ddim", "ancestral", "native")
 
@@ -31,6 +40,8 @@ STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, eac
 UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes alone
 
 MAX_HEADER_BYTES = 2**24  # of an adapter file
+
+ADAPTERS = "adapters"  # folder of adapter files beside a card
 
 MODELS_DIR = Path(__file__).parent
 REGISTERED = "models"  # folder of registered models in the data folder
@@ -277,7 +288,7 @@ def read_cascade(fields: dict[str, Any] | None) -> CascadeRule | None:
 
 def adapter_paths(folder: Path) -> list[Path]:
     """The adapter files of a preset, in name order."""
-    return sorted((folder / "adapters").glob("*.safetensors"))
+    return sorted((folder / ADAPTERS).glob("*.safetensors"))
 
 
 def read_adapter_card(path: Path) -> AdapterCard:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.catalog import MODELS_DIR, card_paths, read_card
+from models.catalog import MODELS_DIR, OPEN, card_paths, read_card
 from models.openweights.loading import load_openweights
 from models.protocol import VideoModel
 from models.videoldm.pipeline import load_videoldm
@@ -44,7 +44,7 @@ def load_model(
         raise WeightsError(f"{folder / 'card.json'}: {error}") from error
     if card.id != model_id:
         raise ValueError(f"{folder} holds model {card.id!r}, not {model_id!r}")
-    if card.kind == "openweights":
+    if card.kind == OPEN:
         return load_openweights(folder, chosen, _dtype(dtype, chosen))
     return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
 

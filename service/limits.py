@@ -21,7 +21,7 @@ from service.lengths import resolve_frames, shot_frames
 from service.shots import GivenShot
 from service.values import Field, check_length, refuse
 from service.wishes import Wishes
-from worker.jobs.catalog import TASKS, ModelCard, Span
+from worker.jobs.catalog import OPEN, TASKS, ModelCard, Span
 from worker.jobs.contract import MAX_SEED, StoryShot, VideoRequest
 
 T = TypeVar("T")
@@ -49,6 +49,11 @@ def resolve(
     wished = wishes.get(fields.SEED)
     seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
     negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
+    guidance = within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE)
+    if negative and guidance == 1 and card.kind == OPEN:
+        raise IncompatibleInputs(
+            "negative_prompt: nothing follows it at guidance_scale 1", fields.NEGATIVE_PROMPT.name
+        )
     limits = card.inputs
     return VideoRequest(
         model=card.id,
@@ -61,7 +66,7 @@ def resolve(
         fps=fps,
         seed=seed,
         num_inference_steps=resolve_steps(wishes, card, quality, staged),
-        guidance_scale=within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE),
+        guidance_scale=guidance,
         sampler=sampler,
         quality=quality and quality.name,
         **resolve_guiding(wishes, card, sampler),

@@ -17,7 +17,7 @@ from service.roles import as_list
 from service.shots import GivenShot, read_shots
 from service.sources import read_video_source
 from service.wishes import Wishes
-from worker.jobs.catalog import ModelCard
+from worker.jobs.catalog import OPEN, TAKEN, ModelCard
 
 MAX_IMAGES = 64  # of one request, references and the frames of all shots included
 
@@ -70,6 +70,8 @@ def read_media(
     )
     check_needs(media, wishes, card, task_type)
     check_fit(media, wishes, card)
+    if card.kind == OPEN:
+        check_only(media, task_type)
     if (count := len(list(media.images()))) > MAX_IMAGES:
         raise InvalidValue(f"shots: hold {count} pictures; the limit is {MAX_IMAGES}", "shots")
     return media
@@ -111,6 +113,23 @@ def check_fit(media: Media, wishes: Wishes, card: ModelCard) -> None:
             "last_frame: frames that lead up to a clip end with the clip's first; leave it out",
             "last_frame",
         )
+
+
+def check_only(media: Media, task_type: str) -> None:
+    """raises IncompatibleInputs for what a checkpoint of open weights would ignore"""
+    given = {
+        "first_frame": media.first_frame,
+        "last_frame": media.last_frame,
+        "references": media.references,
+        "video": media.video,
+        "shots": media.shots,
+    }
+    for name, value in given.items():
+        if value and name not in TAKEN.get(task_type, ()):
+            param = fields.REFERENCE_IMAGES.name if name == "references" else name
+            raise IncompatibleInputs(
+                f"{param}: is not looked at for task_type {task_type}; leave it out", param
+            )
 
 
 def check_needs(media: Media, wishes: Wishes, card: ModelCard, task_type: str) -> None:

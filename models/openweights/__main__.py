@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.catalog import CHECKPOINT, MODELS_DIR, read_card, read_catalog
-from models.openweights.families import Wishes, adjust, card_fields, read_family
+from models.catalog import ADAPTERS, CHECKPOINT, MODELS_DIR, read_card, read_catalog
+from models.openweights.families import Family, Wishes, adjust, card_fields, read_family
 from models.openweights.folder import INDEX, Checkpoint, digest, read_checkpoint, stamp
+from models.openweights.lora import copy
 
+Lora = tuple[str, str, Path]  # id, the word that calls it, file
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")
 
@@ -22,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     wishes = Wishes(tuple(asked.size), asked.frames, asked.steps, asked.guidance, asked.fps)
     try:
-        summary = add(asked.name, asked.path, asked.models_dir, wishes, asked.licence)
+        loras = [read_lora(text) for text in asked.lora]
+        summary = add(asked.name, asked.path, asked.models_dir, wishes, asked.licence, loras)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
@@ -41,12 +44,37 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--steps", type=int, help="default denoising steps")
     options.add_argument("--guidance", type=float, help="default guidance scale; 1 is none")
     options.add_argument("--fps", type=int, help="default frames a second")
+    options.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="ID=FILE",
+        help="LoRA that requests may name as `adapter`; ID:WORD=FILE if a word calls it",
+    )
     options.add_argument("--licence", help="as shown to callers; else what the folder says")
     return options
 
 
-def add(name: str, path: Path, models_dir: Path, wishes: Wishes, licence: str | None) -> str:
+def read_lora(text: str) -> Lora:
+    """`ID=FILE` or `ID:WORD=FILE`. raises ValueError"""
+    head, mark, file = text.partition("=")
+    name, _, word = head.partition(":")
+    if not mark or not NAME.fullmatch(name):
+        raise ValueError(f"--lora {text!r}: ID=FILE, the id of small letters, digits and dashes")
+    return name, word, Path(file)
+
+
+def add(
+    name: str,
+    path: Path,
+    models_dir: Path,
+    wishes: Wishes,
+    licence: str | None,
+    loras: Sequence[Lora] = (),
+) -> str:
     """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
+
+    loras   copied beside the card: id, the word that calls it, file
 
     raises FolderError, OSError; ValueError for a name that is taken or not allowed
     """
@@ -71,11 +99,25 @@ def add(name: str, path: Path, models_dir: Path, wishes: Wishes, licence: str | 
         folder.mkdir()
         for file, value in (("card.json", card), (CHECKPOINT, note)):
             (folder / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        write_loras(loras, folder / ADAPTERS, family)
         read_card(folder / "card.json")
         shutil.move(folder, models_dir / name)
     gib = checkpoint.weight_bytes / 2**30
     kinds = ", ".join(sorted(family.tasks))
     return f"{name} is registered: {family.title}, {kinds}, {family.sizes[0]}, {gib:.1f} GiB"
+
+
+def write_loras(loras: Sequence[Lora], folder: Path, family: Family) -> None:
+    """Copy LoRA files to a card's side. raises FolderError, ValueError"""
+    if not loras:
+        return
+    if not family.loras:
+        raise ValueError(f"--lora: {family.title} with these parts takes none")
+    if len({name for name, _, _ in loras}) < len(loras):
+        raise ValueError("--lora: an id stands there twice")
+    folder.mkdir()
+    for name, word, file in loras:
+        copy(file, folder / f"{name}.safetensors", word)
 
 
 def read_licence(checkpoint: Checkpoint) -> str:

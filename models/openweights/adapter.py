@@ -19,7 +19,8 @@ class Adapter:
     arguments  a pipeline and a checked task to what it is called with, besides what all pipelines
                take: prompts, size, length, steps and the generator
     exact      parts that stay in float32 whatever the others are in
-    guided     the scale is an argument; else it belongs to the pipeline's guider
+    guided     the scale is an argument by that name; else the adapter or the guider has it
+    worded     prompts are arguments; else it reads none
     sized      width and height are arguments; else they follow from the first frame
     sibling    the pipeline class that makes a kind of task of the same parts, if another does
     """
@@ -27,6 +28,7 @@ class Adapter:
     arguments: Callable[[Any, Task], Arguments]
     exact: tuple[str, ...] = ()
     guided: bool = True
+    worded: bool = True
     sized: bool = True
     sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None
 
@@ -35,10 +37,14 @@ def image_of(picture: Picture | None, task: Task) -> Image.Image:
     """A given frame at the film's size. Alpha is laid on white. It has the film's shape already,
     so nothing is stretched."""
     assert picture is not None  # as the check before has seen
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
+    image = laid_on_white(picture)
     size = (task.width, task.height)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def laid_on_white(picture: Picture) -> Image.Image:
+    """A picture of any size without transparency."""
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from models.catalog import OPEN
 from models.openweights.folder import Checkpoint, FolderError
 
 MAX_STEPS = 200
@@ -33,6 +34,9 @@ class Family:
     steps: int
     guidance: float
     needs: tuple[str, ...]  # parts without which it makes nothing
+    references: int = 0  # pictures of what the film shall show, at most
+    max_prompt_chars: int = 8000  # 0: it reads no words
+    loras: bool = True  # may be changed by LoRA files
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
 
 
@@ -48,7 +52,8 @@ def fit_wan(family: Family, checkpoint: Checkpoint) -> Family:
     """Wan 2.2 has two experts or, at 5B, times of its own for each latent frame."""
     index = checkpoint.index
     if index.get("boundary_ratio") is not None:
-        family = replace(family, needs=(*family.needs, "transformer_2"))
+        # A LoRA is of one expert; which one, files do not say.
+        family = replace(family, needs=(*family.needs, "transformer_2"), loras=False)
     if index.get("expand_timesteps"):
         # The autoencoder of the 5B halves the sides once more.
         return replace(
@@ -103,6 +108,18 @@ def fit_hunyuan15(family: Family, checkpoint: Checkpoint) -> Family:
     square = int(checkpoint.configs.get("transformer", {}).get("target_size", 640))
     sizes = tuple(f"{w}x{h}" for w, h in hunyuan_sizes(square))
     return replace(family, sizes=sizes)
+
+
+def fit_svd(family: Family, checkpoint: Checkpoint) -> Family:
+    """SVD was trained at 14 frames, XT at 25."""
+    frames = int(checkpoint.configs.get("unet", {}).get("num_frames", 25))
+    return replace(family, default_frames=frames, max_frames=frames)
+
+
+def fit_animatediff(family: Family, checkpoint: Checkpoint) -> Family:
+    """The motion module sees so many frames at once, and no more."""
+    module = checkpoint.configs.get("motion_adapter", {})
+    return replace(family, max_frames=int(module.get("motion_max_seq_length", 32)))
 
 
 def as_it_is(family: Family, checkpoint: Checkpoint) -> Family:
@@ -191,6 +208,53 @@ HUNYUAN15 = Family(
     steps=50,
     guidance=6.0,
     needs=(*TEXT_PARTS, "guider", "text_encoder_2", "tokenizer_2"),
+    loras=False,
+)
+UNET_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+VACE = replace(
+    WAN,
+    adapter="vace",
+    title="Wan VACE",
+    tasks=frozenset({"text", "image", "first_last_frame", "reference"}),
+    references=4,
+)
+SVD = Family(
+    adapter="svd",
+    title="Stable Video Diffusion",
+    tasks=frozenset({"image"}),
+    sizes=("1024x576", "576x1024"),
+    multiple=64,
+    frame_step=1,
+    default_frames=25,
+    max_frames=25,
+    fps=(7, 6, 8, 10, 12, 15, 24, 25, 30),
+    steps=25,
+    guidance=3.0,
+    needs=("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
+    loras=False,
+    max_prompt_chars=0,
+)
+ANIMATEDIFF = Family(
+    adapter="animatediff",
+    title="AnimateDiff",
+    tasks=frozenset({"text"}),
+    sizes=("512x512", "768x512", "512x768"),
+    multiple=8,
+    frame_step=1,
+    default_frames=16,
+    max_frames=32,
+    fps=(8,),
+    steps=50,
+    guidance=7.5,
+    needs=(*UNET_PARTS, "motion_adapter"),
+)
+MODELSCOPE = replace(
+    ANIMATEDIFF,
+    title="ModelScope",
+    sizes=("256x256", "576x320", "320x576"),
+    guidance=9.0,
+    needs=UNET_PARTS,
+    loras=False,
 )
 IMAGE = frozenset({"image"})
 
@@ -211,6 +275,10 @@ FAMILIES: dict[str, tuple[Family, Fit]] = {
         ),
         fit_hunyuan15,
     ),
+    "WanVACEPipeline": (VACE, fit_wan),
+    "StableVideoDiffusionPipeline": (SVD, fit_svd),
+    "AnimateDiffPipeline": (ANIMATEDIFF, fit_animatediff),
+    "TextToVideoSDPipeline": (MODELSCOPE, as_it_is),
 }
 
 
@@ -299,7 +367,7 @@ def card_fields(
         "licence": licence,
         "owned_by": "open weights",
         "created": created,
-        "kind": "openweights",
+        "kind": OPEN,
         "tasks": sorted(family.tasks),
         "sizes": list(family.sizes),
         "frames": {"offset": 1, "step": step, "minimum": 1 + step, "maximum": family.max_frames},
@@ -308,12 +376,12 @@ def card_fields(
         "steps": {"minimum": 1, "maximum": MAX_STEPS, "default": family.steps},
         "guidance": {"minimum": 1.0, "maximum": MAX_GUIDANCE, "default": family.guidance},
         "samplers": [SAMPLER],
-        "max_prompt_chars": 8000,
+        "max_prompt_chars": family.max_prompt_chars,
         "resumable": True,
         "batchable": False,
         "cost": {"memory_mb": round(checkpoint.weight_bytes * MEMORY_FACTOR / MIB)},
         "inputs": {
-            "max_references": 0,
+            "max_references": family.references,
             "first_frame_strength": fixed,
             "last_frame_strength": fixed,
             "reference_strength": fixed,

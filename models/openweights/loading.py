@@ -10,13 +10,17 @@ import torch
 
 from models.catalog import CHECKPOINT, read_card
 from models.openweights.adapter import Adapter
+from models.openweights.animatediff import ANIMATEDIFF
 from models.openweights.cogvideox import COGVIDEOX
 from models.openweights.families import read_family
 from models.openweights.folder import Checkpoint, FolderError, digest, read_checkpoint, stamp
 from models.openweights.hunyuan import HUNYUAN
+from models.openweights.lora import attach
 from models.openweights.ltx import LTX
 from models.openweights.memory import settle
 from models.openweights.pipeline import OpenModel
+from models.openweights.svd import SVD
+from models.openweights.vace import VACE
 from models.openweights.wan import WAN
 
 ADAPTERS: dict[str, Adapter] = {
@@ -24,6 +28,9 @@ ADAPTERS: dict[str, Adapter] = {
     "ltx": LTX,
     "cogvideox": COGVIDEOX,
     "hunyuan": HUNYUAN,
+    "vace": VACE,
+    "svd": SVD,
+    "animatediff": ANIMATEDIFF,
 }
 
 OFFLINE = {
@@ -47,6 +54,7 @@ def load_openweights(folder: Path, device: str, dtype: torch.dtype) -> OpenModel
         raise FolderError(f"{checkpoint.folder}: is not what was registered; add it again")
     adapter = ADAPTERS[family.adapter]
     pipe = load_pipeline(checkpoint, adapter, dtype)
+    attach(pipe, folder)
     sha256 = note["sha256"] if note["stamp"] == stamp(checkpoint) else digest(checkpoint)
     return OpenModel(card, sha256, adapter, settle(pipe, device))
 

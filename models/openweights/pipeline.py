@@ -15,6 +15,7 @@ import torch
 
 from models.catalog import ModelCard
 from models.openweights.adapter import Adapter
+from models.openweights.lora import applied
 from models.openweights.memory import Place
 from models.openweights.progress import watched
 from models.openweights.prompts import PromptCache
@@ -46,7 +47,8 @@ class OpenModel:
     def remember(self, identity: str, written: bytes | None = None) -> ClipMemory:
         """The memory of one clip; see `models.protocol.ResumableModel`."""
         version = importlib.metadata.version("diffusers")
-        whole = f"{identity} {self.weights_sha256} {version} {self.place}"
+        changes = [(adapter.id, adapter.sha256) for adapter in self.card.adapters]
+        whole = f"{identity} {self.weights_sha256} {version} {self.place} {changes}"
         return ClipMemory(whole) if written is None else read_snapshot(written, whole)
 
     def draw(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> np.ndarray:
@@ -58,6 +60,7 @@ class OpenModel:
         with ExitStack() as stack:
             stack.enter_context(own_parts(pipe, task, self.adapter))
             stack.enter_context(watched(pipe, on_step, task.num_inference_steps))
+            stack.enter_context(applied(pipe, task.adapter, task.adapter_scale))
             stack.enter_context(self.prompts.over(pipe))
             if memory is not None:
                 assert isinstance(memory, ClipMemory)
@@ -70,14 +73,15 @@ class OpenModel:
         yield frames
 
     def _arguments(self, pipe: Any, task: Task) -> dict[str, Any]:
+        words = {"prompt": task.prompt, "negative_prompt": task.negative_prompt}
         given = {
-            "prompt": task.prompt,
-            "negative_prompt": task.negative_prompt,
             "num_frames": task.num_frames,
             "num_inference_steps": task.num_inference_steps,
             "generator": torch.Generator("cpu").manual_seed(task.seed),
             "output_type": "np",
         }
+        if self.adapter.worded:
+            given |= words
         if self.adapter.sized:
             given |= {"width": task.width, "height": task.height}
         if self.adapter.guided:
@@ -90,7 +94,7 @@ def own_parts(pipe: Any, task: Task, adapter: Adapter) -> Iterator[None]:
     """Give a pipeline a scheduler, and guidance if that is a part, of this job's own."""
     parts = {"scheduler": pipe.scheduler}
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    if not adapter.guided:
+    if hasattr(pipe, "guider"):
         parts["guider"] = pipe.guider
         pipe.guider = pipe.guider.new(guidance_scale=task.guidance_scale)
     try:

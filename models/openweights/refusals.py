@@ -5,24 +5,19 @@ The web side has refused all of this long before; here it protects whoever calls
 
 from collections.abc import Iterator
 
-from models.catalog import ModelCard
+from models.catalog import TAKEN, ModelCard
 from models.protocol import Task
 
 Refusal = tuple[bool, str]  # (allowed, what was asked for and what there is)
 
 INPUTS = ("first_frame", "last_frame", "references", "video", "shots")
-NEEDS: dict[str, tuple[str, ...]] = {
-    "text": (),
-    "image": ("first_frame",),
-    "first_last_frame": ("first_frame", "last_frame"),
-}
 
 
 def check(task: Task, card: ModelCard) -> None:
     """Refuse what the card does not allow. raises ValueError with the value and the limit"""
-    if task.task_type not in card.tasks or task.task_type not in NEEDS:
+    if task.task_type not in card.tasks or task.task_type not in TAKEN:
         raise ValueError(f"{card.id} cannot make task {task.task_type!r}: {sorted(card.tasks)}")
-    for refusals in (_numbers(task, card), _inputs(task), _guidance(task)):
+    for refusals in (_numbers(task, card), _inputs(task), _words(task, card), _guidance(task)):
         for allowed, what in refusals:
             if not allowed:
                 raise ValueError(f"{card.id} cannot make {what}")
@@ -36,12 +31,14 @@ def _numbers(task: Task, card: ModelCard) -> Iterator[Refusal]:
     yield card.steps.allows(task.num_inference_steps), f"{task.num_inference_steps} steps"
     yield card.guidance.allows(task.guidance_scale), f"guidance scale {task.guidance_scale}"
     yield task.sampler in card.samplers, f"sampler {task.sampler!r}: {list(card.samplers)}"
-    yield task.adapter is None, f"adapter {task.adapter!r}: there is none"
+    known = [adapter.id for adapter in card.adapters]
+    yield task.adapter in (None, *known), f"adapter {task.adapter!r}: {known or 'there is none'}"
+    yield 0 <= task.adapter_scale <= 2, f"adapter scale {task.adapter_scale}: 0..2"
     yield task.quality is None, f"quality {task.quality!r}: there is one only"
 
 
 def _inputs(task: Task) -> Iterator[Refusal]:
-    needs = NEEDS[task.task_type]
+    needs = TAKEN[task.task_type]
     for name in INPUTS:
         value = getattr(task, name)
         given = value is not None and len(value) > 0
@@ -51,6 +48,18 @@ def _inputs(task: Task) -> Iterator[Refusal]:
         value = getattr(task, name)
         yield value == 1, f"{name} {value}: given frames hold at every step, 1"
     yield not task.last_frame_is_sketch, "a clip towards a sketch: not trained for it"
+    for reference in task.references:
+        yield reference.role == "subject", f"a reference of role {reference.role!r}: 'subject'"
+        yield reference.strength == 1, f"a reference of strength {reference.strength}: 1"
+
+
+def _words(task: Task, card: ModelCard) -> Iterator[Refusal]:
+    most = card.max_prompt_chars
+    for name in ("prompt", "negative_prompt"):
+        length = len(getattr(task, name))
+        yield length <= most, f"a {name} of {length} characters: {most}"
+    most = card.inputs.max_references
+    yield len(task.references) <= most, f"{len(task.references)} references: {most}"
 
 
 def _guidance(task: Task) -> Iterator[Refusal]:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from models.catalog import read_card, read_offer, registered_folder
-from models.openweights.__main__ import add
+from models.openweights.__main__ import add, read_lora
 from models.openweights.families import FAMILIES, Wishes, hunyuan_sizes
 from models.openweights.folder import FolderError
 
@@ -177,7 +179,7 @@ def test_a_partial_folder_is_refused_with_what_is_missing(tmp_path: Path, fault:
 
 
 def test_an_unknown_pipeline_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="'MochiPipeline' is none of CogVideoX"):
+    with pytest.raises(FolderError, match="'MochiPipeline' is none of AnimateDiff"):
         register(write(tmp_path / "w", "MochiPipeline"))
 
 
@@ -229,3 +231,39 @@ def test_registering_loads_no_torch(tmp_path: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "wild is registered" in answer.stdout
+
+
+def lora(path: Path, key: str = "transformer.blocks.0.attn1.to_q.lora_A.weight") -> Path:
+    """A file of one low-rank matrix."""
+    save_file({key: np.ones((2, 2), np.float32)}, path)
+    return path
+
+
+def test_loras_are_copied_beside_the_card_which_names_them(tmp_path: Path) -> None:
+    folder, file = write(tmp_path / "w"), lora(tmp_path / "l.safetensors")
+    add("wild", folder, tmp_path / "models", NONE, None, [read_lora(f"noir:n0ir={file}")])
+    file.unlink()
+    (found,) = read_card(tmp_path / "models" / "wild" / "card.json").adapters
+    assert (found.id, found.word, found.kind) == ("noir", "n0ir", "LoRA")
+    copied = load_file(tmp_path / "models" / "wild" / "adapters" / "noir.safetensors")
+    assert all(np.array_equal(value, np.ones((2, 2))) for value in copied.values())
+
+
+def test_a_lora_is_refused_where_none_can_work(tmp_path: Path) -> None:
+    folder, good = write(tmp_path / "w"), lora(tmp_path / "l.safetensors")
+    other = lora(tmp_path / "other.safetensors", "transformer.norm.weight")
+    for files, reason in (
+        ([other], "low-rank"),
+        ([good, good], "twice"),
+        ([folder], "safetensors"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            add("wild", folder, tmp_path / "m", NONE, None, [("a", "", file) for file in files])
+    two = write(tmp_path / "two", boundary_ratio=0.9, transformer_2=["diffusers", "Wan"])
+    shutil.copytree(two / "transformer", two / "transformer_2")
+    with pytest.raises(ValueError, match="takes none"):
+        add("wild", two, tmp_path / "m", NONE, None, [("a", "", good)])
+    for text in ("noir", "=f", "No:ir=f"):
+        with pytest.raises(ValueError, match="--lora"):
+            read_lora(text)
+    assert not (tmp_path / "m" / "wild").exists()

@@ -9,27 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from models.openweights.__main__ import add
-from models.openweights.families import Wishes
+from models.openweights.families import Wishes, read_family
+from models.openweights.folder import FolderError, read_checkpoint
 from models.openweights.pipeline import OpenModel
 from models.openweights.snapshots import ClipMemory
-from models.protocol import Cancelled, Frames, Step, Task
+from models.protocol import Cancelled, Frames, Reference, Step, Task
 from models.registry import load_model
-from tests.models.wilds import WILDS, build
+from tests.models.wilds import FRAMES, WILDS, build
 
 # Of diffusers' own making: a scheduler hands a tensor to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS = 3
-FRAMES = 9
 GUIDANCE = 3.0
-SIZES = {"wan-2.2-5b": "64x64"}  # its latents are half as large
+SIZES = {"wan-2.2-5b": "64x64", "svd": "64x64"}  # multiples that are larger
 
 
 def wished(name: str) -> Wishes:
-    """Small films of a checkpoint; CogVideoX has one size only."""
-    sizes = () if name.startswith("cogvideox") else (SIZES.get(name, "32x32"),)
+    """Small films of a checkpoint; some have sizes of their own only."""
+    sizes = () if name.startswith(("cogvideox", "hunyuan-1.5-i2v")) else (SIZES.get(name, "32x32"),)
     return Wishes(sizes=sizes, frames=FRAMES, steps=STEPS, guidance=GUIDANCE)
 
 
@@ -54,10 +55,12 @@ class Wild:
         card = self.model.card
         width, height = map(int, card.sizes[0].split("x"))
         given: dict[str, Any] = {}
-        if kind != "text":
+        if kind in ("image", "first_last_frame"):
             given["first_frame"] = picture(width, height, 1)
         if kind == "first_last_frame":
             given["last_frame"] = picture(width, height, 2)
+        if kind == "reference":
+            given["references"] = tuple(Reference(picture(48, 32, seed)) for seed in (4, 5))
         numbers: dict[str, Any] = {
             "width": width,
             "height": height,
@@ -68,7 +71,8 @@ class Wild:
             "guidance_scale": GUIDANCE,
             "sampler": "native",
         }
-        words = {"task_type": kind, "prompt": "a red fox", "negative_prompt": ""}
+        prompt = "a red fox" if card.max_prompt_chars else ""
+        words = {"task_type": kind, "prompt": prompt, "negative_prompt": ""}
         return Task(**words | numbers | given | fields)
 
     def film(self, kind: str) -> Frames:
@@ -88,6 +92,11 @@ class Wild:
         if kind not in self.drawn:
             self.drawn[kind] = self.model.draw(self.task(kind), lambda step: None)
         return self.drawn[kind]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it follows prompts."""
+        return self.model.card.max_prompt_chars > 0
 
     @property
     def kinds(self) -> list[str]:
@@ -112,12 +121,17 @@ def counted(pipe: Any, made: list[int]) -> Iterator[None]:
         kind.step = real
 
 
+def takes_loras(folder: Path) -> bool:
+    return read_family(read_checkpoint(folder)).loras
+
+
 @pytest.fixture(scope="module", params=WILDS)
 def wild(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Wild:
     """Every checkpoint in turn: built, saved, registered, loaded from disk."""
     base = tmp_path_factory.mktemp("wild")
     folder = build(request.param, base / "weights")
-    add(request.param, folder, base / "models", wished(request.param), None)
+    loras = [("rex", "sks", base / "rex.safetensors")] if takes_loras(folder) else []
+    add(request.param, folder, base / "models", wished(request.param), None, loras)
     model = load_model(request.param, base / "models" / request.param, "cpu")
     assert isinstance(model, OpenModel)
     return Wild(model, folder, base / "models", {}, {})
@@ -149,8 +163,10 @@ def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
             if (step.stage, step.index) == ("denoising", 1):
                 raise Cancelled
 
+        words = {"prompt": "rain"} if wild.reads else {}
+        other = wild.task(kind, seed=9, guidance_scale=2.0, **words)
         with pytest.raises(Cancelled):
-            wild.model.generate(wild.task(kind, prompt="rain", seed=9, guidance_scale=2.0), stop)
+            wild.model.generate(other, stop)
         assert told[-1].index == 1, "it went on"
         assert np.array_equal(wild.model.generate(wild.task(kind), lambda step: None), before)
 
@@ -191,12 +207,54 @@ def test_a_checkpoint_of_another_film_is_refused(wild: Wild) -> None:
 
 def test_the_same_words_are_encoded_once_and_make_the_same_film(wild: Wild) -> None:
     kind, cache = wild.kinds[0], wild.model.prompts
+    if not wild.reads:
+        return
     wild.plain(kind)
     hits, misses = cache.hits, cache.misses
     assert wild.change(kind) == 0
     assert (cache.hits > hits, cache.misses) == (True, misses)
     assert wild.change(kind, prompt="a blue ball rolls") > 0
     assert cache.misses > misses
+
+
+def test_a_lora_changes_its_own_job_and_no_other(wild: Wild) -> None:
+    kind, card = wild.kinds[0], wild.model.card
+    if not takes_loras(wild.folder):
+        with pytest.raises(ValueError, match="adapter 'rex': there is none"):
+            wild.model.draw(wild.task(kind, adapter="rex"), lambda step: None)
+        return
+    assert [(one.id, one.word, len(one.sha256)) for one in card.adapters] == [("rex", "sks", 64)]
+    add(card.id, wild.folder, wild.folder.parent / "bare", wished(card.id), None)
+    bare = load_model(card.id, wild.folder.parent / "bare" / card.id, "cpu")
+    assert isinstance(bare, OpenModel)
+    assert np.array_equal(bare.draw(wild.task(kind), lambda step: None), wild.plain(kind))
+    whole = wild.change(kind, adapter="rex")
+    assert whole > 0
+    assert wild.change(kind, adapter="rex", adapter_scale=0.25) not in (0, whole)
+    assert wild.change(kind, adapter="rex", adapter_scale=0.0) == 0
+
+    def stop(step: Step) -> None:
+        if step.index == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        wild.model.draw(wild.task(kind, adapter="rex"), stop)
+    assert wild.change(kind) == 0
+
+
+def test_a_lora_that_does_not_fit_is_refused_when_the_model_is_loaded(wild: Wild) -> None:
+    if not takes_loras(wild.folder):
+        return
+    card, place = wild.model.card, wild.folder.parent / "misfit"
+    strange = {
+        f"transformer.nowhere.lora_{side}.weight": np.ones((2, 2), np.float32) for side in "AB"
+    }
+    place.mkdir()
+    save_file(strange, place / "strange.safetensors")
+    lora = ("strange", "", place / "strange.safetensors")
+    add(card.id, wild.folder, place, wished(card.id), None, [lora])
+    with pytest.raises(FolderError, match="does not fit"):
+        load_model(card.id, place / card.id, "cpu")
 
 
 def test_no_given_frame_is_ignored(wild: Wild) -> None:
@@ -206,12 +264,19 @@ def test_no_given_frame_is_ignored(wild: Wild) -> None:
         for name in ("first_frame", "last_frame"):
             if getattr(wild.task(kind), name) is not None:
                 assert wild.change(kind, **{name: other}) > 0, (kind, name)
+        references = wild.task(kind).references
+        for at in range(len(references)):
+            changed = [
+                replace(one, picture=other) if one is references[at] else one for one in references
+            ]
+            assert wild.change(kind, references=tuple(changed)) > 0, (kind, at)
 
 
 def test_scale_and_both_prompts_are_followed(wild: Wild) -> None:
     kind = wild.kinds[0]
-    assert wild.change(kind, prompt="blue ball rolls over green grass") > 0
-    assert wild.change(kind, negative_prompt="rain, blurry, dark") > 0
+    if wild.reads:
+        assert wild.change(kind, prompt="blue ball rolls over green grass") > 0
+        assert wild.change(kind, negative_prompt="rain, blurry, dark") > 0
     assert wild.change(kind, guidance_scale=8.0) > 0
     assert wild.change(kind, guidance_scale=1.0) > 0
 
@@ -221,19 +286,21 @@ def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> 
     task = wild.task(kind)
     wrong: list[dict[str, Any]] = [
         {"task_type": "upscale"},
-        {"num_frames": FRAMES + 1},
+        {"num_frames": 1000},
         {"width": task.width + 8},
         {"fps": 121},
         {"sampler": "ddim"},
         {"guidance_scale": 1.0, "negative_prompt": "rain"},
+        {"prompt": "x" * (wild.model.card.max_prompt_chars + 1)},
+        {"references": () if kind == "reference" else (Reference(picture(32, 32, 1)),)},
         {"first_frame_strength": 0.5},
         {"last_frame_strength": 0.5},
         {"guidance_rescale": 0.5},
         {"guidance_schedule": "linear"},
         {"reconstruction_weight": 1.0},
-        {"adapter": "rex"},
+        {"adapter": "nobody"},
         {"video": np.zeros((4, 8, 8, 3), np.uint8)},
-        {"first_frame": picture(32, 32, 1) if kind == "text" else None},
+        {"first_frame": None if task.first_frame is not None else picture(32, 32, 1)},
         {"last_frame": None if kind == "first_last_frame" else picture(32, 32, 1)},
     ]
     told: list[Step] = []

@@ -11,11 +11,13 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import diffusers
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 WORDS = ("a red fox walks to the left", "a blue ball rolls over green grass", "rain, blurry, dark")
+FRAMES = 9  # of every film
 WIDE = 32  # of every text encoder
 
 Parts = dict[str, Any]
@@ -222,6 +224,207 @@ def cogvideox_image() -> Any:
     return diffusers.CogVideoXImageToVideoPipeline(**cogvideox_parts(8))
 
 
+def vace() -> Any:
+    parts = wan()
+    parts["transformer"] = diffusers.WanVACETransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=WIDE,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=64,
+        vace_layers=[0],
+        vace_in_channels=2 * 16 + 8 * 8,
+    ).eval()
+    return diffusers.WanVACEPipeline(**parts)
+
+
+def svd() -> Any:
+    tower = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        projection_dim=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=112,
+    )
+    wide = (32, 64)  # norms of 32 groups cannot be had smaller
+    return diffusers.StableVideoDiffusionPipeline(
+        unet=diffusers.UNetSpatioTemporalConditionModel(
+            block_out_channels=wide,
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            cross_attention_dim=16,
+            num_attention_heads=2,
+            projection_class_embeddings_input_dim=24,
+            addition_time_embed_dim=8,
+            num_frames=FRAMES,
+            transformer_layers_per_block=1,
+        ).eval(),
+        vae=diffusers.AutoencoderKLTemporalDecoder(
+            block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4
+        ).eval(),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True
+        ),
+        image_encoder=transformers.CLIPVisionModelWithProjection(tower).eval(),
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}),
+    )
+
+
+CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
+
+
+def qwen_words() -> Parts:
+    """Qwen's tokenizer, letter by letter, and a text encoder of two layers, the last of which is
+    never asked."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: at for at, piece in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = transformers.Qwen2TokenizerFast(vocab=vocabulary, merges=[])
+    tokenizer.chat_template = CHAT
+    settings = transformers.Qwen2_5_VLTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=WIDE,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=0,
+        eos_token_id=len(alphabet),
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    )
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": transformers.Qwen2_5_VLTextModel(settings).eval(),
+    }
+
+
+def hunyuan_parts(task: str) -> Parts:
+    letters = transformers.ByT5Tokenizer()
+    return qwen_words() | {
+        "tokenizer_2": letters,
+        "text_encoder_2": t5(transformers.T5EncoderModel, transformers.T5Config, len(letters)),
+        "guider": diffusers.ClassifierFreeGuidance(),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
+        "vae": diffusers.AutoencoderKLHunyuanVideo15(
+            latent_channels=4, block_out_channels=(16, 16, 16, 16, 16), layers_per_block=1
+        ).eval(),
+        "transformer": diffusers.HunyuanVideo15Transformer3DModel(
+            in_channels=9,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_refiner_layers=1,
+            mlp_ratio=2.0,
+            text_embed_dim=WIDE,
+            text_embed_2_dim=WIDE,
+            image_embed_dim=16,
+            rope_axes_dim=(4, 6, 6),
+            target_size=32,
+            task_type=task,
+        ).eval(),
+    }
+
+
+def hunyuan() -> Any:
+    return diffusers.HunyuanVideo15Pipeline(**hunyuan_parts("t2v"))
+
+
+def hunyuan_image() -> Any:
+    tower = transformers.SiglipVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    side = {"height": 8, "width": 8}
+    return diffusers.HunyuanVideo15ImageToVideoPipeline(
+        **hunyuan_parts("i2v"),
+        image_encoder=transformers.SiglipVisionModel(tower).eval(),
+        feature_extractor=transformers.SiglipImageProcessor(size=side),
+    )
+
+
+def clip_words() -> Parts:
+    """CLIP's tokenizer, letter by letter, and its text encoder."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: at for at, piece in enumerate([*pieces, *specials])}
+    tokenizer = transformers.CLIPTokenizerFast(vocab=vocabulary, merges=[], model_max_length=77)
+    settings = transformers.CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=WIDE,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=len(pieces),
+        eos_token_id=len(pieces) + 1,
+        pad_token_id=len(pieces) + 1,
+    )
+    return {"tokenizer": tokenizer, "text_encoder": transformers.CLIPTextModel(settings).eval()}
+
+
+def image_autoencoder() -> Any:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def animatediff() -> Any:
+    motion = {"motion_num_attention_heads": 2, "motion_max_seq_length": 12}
+    return diffusers.AnimateDiffPipeline(
+        **clip_words(),
+        unet=diffusers.UNet2DConditionModel(
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDE,
+            norm_num_groups=4,
+            attention_head_dim=2,
+        ).eval(),
+        motion_adapter=diffusers.MotionAdapter(
+            block_out_channels=(8, 16),
+            motion_layers_per_block=1,
+            motion_norm_num_groups=4,
+            **motion,
+        ).eval(),
+        vae=image_autoencoder(),
+        scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+    )
+
+
+def modelscope() -> Any:
+    return diffusers.TextToVideoSDPipeline(
+        **clip_words(),
+        unet=diffusers.UNet3DConditionModel(
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            cross_attention_dim=WIDE,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        ).eval(),
+        vae=image_autoencoder(),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False),
+    )
+
+
 WILDS: dict[str, Callable[[], Any]] = {
     "wan-2.1": wan21,
     "wan-2.2-a14b": wan22,
@@ -232,12 +435,35 @@ WILDS: dict[str, Callable[[], Any]] = {
     "ltx": ltx,
     "cogvideox": cogvideox,
     "cogvideox-i2v": cogvideox_image,
+    "wan-vace": vace,
+    "hunyuan-1.5": hunyuan,
+    "hunyuan-1.5-i2v": hunyuan_image,
+    "svd": svd,
+    "animatediff": animatediff,
+    "modelscope": modelscope,
 }
 
 
 def build(name: str, folder: Path) -> Path:
-    """Save a tiny checkpoint; returns its folder."""
+    """Save a tiny checkpoint; returns its folder. Beside it lies a LoRA for it, `rex.safetensors`,
+    if its pipeline takes one."""
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
-    WILDS[name]().save_pretrained(str(folder), safe_serialization=True)
+    pipe = WILDS[name]()
+    pipe.save_pretrained(str(folder), safe_serialization=True)
+    if hasattr(pipe, "save_lora_weights"):
+        save_lora(pipe, folder.parent)
     return folder
+
+
+def save_lora(pipe: Any, folder: Path) -> None:
+    """Save a LoRA of random numbers, as training scripts do."""
+    kind = "transformer" if hasattr(pipe, "transformer") else "unet"
+    network = getattr(pipe, kind)
+    if not hasattr(network, "add_adapter"):
+        return
+    network.add_adapter(
+        peft.LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    )
+    layers = {f"{kind}_lora_layers": peft.get_peft_model_state_dict(network)}
+    pipe.save_lora_weights(str(folder), weight_name="rex.safetensors", **layers)

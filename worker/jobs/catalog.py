@@ -5,8 +5,10 @@ The service talks to the counter alone, so what it may know of models passes thi
 
 from models.catalog import (
     MODELS_DIR,
+    OPEN,
     REGISTERED,
     SAMPLERS,
+    TAKEN,
     TASKS,
     CascadeRule,
     CostCurve,
@@ -21,8 +23,10 @@ from models.catalog import (
 
 __all__ = [
     "MODELS_DIR",
+    "OPEN",
     "REGISTERED",
     "SAMPLERS",
+    "TAKEN",
     "TASKS",
     "CascadeRule",
     "CostCurve",

@@ -1,0 +1,115 @@
+"""Registered open weights over HTTP: what a checkpoint would ignore is refused before the queue."""
+
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from models.openweights.__main__ import add
+from models.openweights.families import Wishes
+from service.settings import ServiceSettings
+from tests.models.test_folders import part, write
+from tests.service.conftest import Running, serve
+from tests.service.media import data_url, picture
+from worker.jobs.catalog import REGISTERED, read_offer
+from worker.jobs.settings import JobSettings
+
+PICTURE = data_url(picture((64, 48), (200, 40, 40)))
+SVD_PARTS = {
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
+}
+
+
+@pytest.fixture(scope="module")
+def open_api(valkey_server, tmp_path_factory) -> Iterator[Running]:
+    """An API with three registered checkpoints, which no worker has."""
+    data = tmp_path_factory.mktemp("offer")
+    for name, pipeline, parts in (
+        ("vace", "WanVACEPipeline", {}),
+        ("five", "WanPipeline", {"expand_timesteps": True}),
+        ("svd", "StableVideoDiffusionPipeline", SVD_PARTS),
+    ):
+        folder = write(data / "weights" / name, pipeline, **parts)
+        if "unet" in parts:
+            part(folder, "feature_extractor", "preprocessor_config.json", {}, weights=False)
+            part(folder, "image_encoder", "config.json", {}, weights=True)
+            part(folder, "unet", "config.json", {}, weights=True)
+        add(name, folder, data / REGISTERED, Wishes(steps=4), None)
+    settings = ServiceSettings(
+        redis_url=SecretStr(valkey_server.url), data_dir=data, default_model="vace"
+    )
+    with serve(settings, read_offer(data)) as running:
+        yield running
+
+
+@pytest.fixture
+def job_settings(valkey, open_api) -> JobSettings:
+    return open_api.settings
+
+
+@pytest.fixture
+def api(valkey, open_api) -> Running:
+    return open_api
+
+
+TAKEN = {
+    "words": {"model": "vace", "prompt": "a fox"},
+    "a frame": {"model": "vace", "first_frame": PICTURE},
+    "two frames": {"model": "vace", "first_frame": PICTURE, "last_frame": PICTURE},
+    "references": {"model": "vace", "prompt": "a fox", "reference_images": [PICTURE]},
+    "words for the 5B": {"model": "five", "prompt": "a fox", "negative_prompt": "rain"},
+    "a frame for the 5B": {"model": "five", "prompt": "a fox", "first_frame": PICTURE},
+    "a frame without words": {"model": "svd", "first_frame": PICTURE},
+}
+
+REFUSED = {
+    "first_frame": {
+        "model": "vace",
+        "prompt": "a fox",
+        "task_type": "text",
+        "first_frame": PICTURE,
+    },
+    "last_frame": {
+        "model": "vace",
+        "task_type": "image",
+        "first_frame": PICTURE,
+        "last_frame": PICTURE,
+    },
+    "negative_prompt": {
+        "model": "vace",
+        "prompt": "a fox",
+        "negative_prompt": "rain",
+        "guidance_scale": 1,
+    },
+    "prompt": {"model": "svd", "first_frame": PICTURE, "prompt": "a fox"},
+    "adapter": {"model": "vace", "prompt": "a fox", "adapter": "rex"},
+    "guidance_rescale": {"model": "vace", "prompt": "a fox", "guidance_rescale": 0.5},
+    "last_frame_strength": {
+        "model": "vace",
+        "first_frame": PICTURE,
+        "last_frame": PICTURE,
+        "last_frame_strength": 0.5,
+    },
+}
+
+
+IGNORED_SILENTLY = {"model": "five", "first_frame": PICTURE, "last_frame": PICTURE}  # by diffusers
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_a_checkpoint_takes_is_queued(client, what):
+    answer = client.post("/v1/videos", json=TAKEN[what])
+    assert answer.status_code == 200, answer.text
+
+
+BODIES = [*REFUSED.items(), ("last_frame", IGNORED_SILENTLY)]
+
+
+@pytest.mark.parametrize(("param", "body"), BODIES)
+def test_what_a_checkpoint_would_ignore_is_refused_before_the_queue(client, store, param, body):
+    answer = client.post("/v1/videos", json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert store.list("default", after=None, limit=9, descending=True).jobs == ()
