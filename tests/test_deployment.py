@@ -1,5 +1,6 @@
 """What can be said of the deployment's files without an engine; `make containers` does the rest."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.metrics import StoreCollector
+from service.settings import ServiceSettings
 from tests.conftest import Valkey
 from worker.jobs.connection import web_client
 from worker.jobs.outbox import Outbox
 from worker.jobs.settings import JobSettings
 from worker.jobs.store import JobStore
-from worker.settings import WorkerSettings
+from worker.settings import JanitorSettings, WebhookSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -100,6 +102,35 @@ def test_compose_serves_without_a_profile_and_without_a_setting() -> None:
         "prometheus": ["metrics"],
         "grafana": ["metrics"],
     }
+
+
+READERS: dict[str, type[JobSettings]] = {
+    "service": ServiceSettings,
+    "worker": WorkerSettings,
+    "worker-gpu": WorkerSettings,
+    "janitor": JanitorSettings,
+    "webhooks": WebhookSettings,
+}
+DECIDED = {"PRAXINO_DATA_DIR", "PRAXINO_REDIS_URL", "PRAXINO_PUBLISHED"}  # by the compose file
+ON_THE_COMMAND_LINE = {"PRAXINO_HOST", "PRAXINO_PORT"}
+SENDS_NOTHING = {"worker", "worker-gpu", "janitor"}  # so it is not told what is signed with
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_setting_reaches_the_container_that_reads_it(name: str) -> None:
+    given = compose()["services"][name]["environment"]
+    needed = {f"PRAXINO_{field.upper()}" for field in READERS[name].model_fields}
+    needed -= ON_THE_COMMAND_LINE
+    needed -= {"PRAXINO_WEBHOOK_SECRETS"} if name in SENDS_NOTHING else set()
+    assert needed == {each for each in given if each.startswith("PRAXINO_")}
+    for variable in needed - DECIDED - ({"PRAXINO_DEVICE"} if name == "worker" else set()):
+        value = given[variable]
+        assert value is None or value.startswith(f"${{{variable}:-"), f"{variable} is not passed on"
+
+
+def test_compose_takes_no_comment_of_the_example_for_a_value() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert not re.findall(r"^\w+=[ \t]+#.*$", text, re.MULTILINE)
 
 
 def test_strangers_reach_nothing_by_default() -> None:
@@ -211,3 +242,17 @@ def test_secrets_are_never_in_files() -> None:
     for name in ("PRAXINO_S3_SECRET_ACCESS_KEY", "QUEUE_PASSWORD"):
         for found in re.findall(rf"- name: {name}\n\s+(.+)", text):
             assert found.startswith("valueFrom: {secretKeyRef:"), found
+
+
+# The proof on an engine
+
+
+def test_without_an_engine_the_proof_says_what_it_needs(tmp_path: Path) -> None:
+    nowhere = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none", "PATH": str(tmp_path)}
+    words = (sys.executable, "-m", "tests.containers")
+    answer = subprocess.run(
+        words, cwd=ROOT, env=nowhere, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert "needs a Docker engine with Compose v2" in answer.stderr
+    assert "Traceback" not in answer.stderr

