@@ -83,6 +83,14 @@ class Conditions:
         """Where frames of these kinds are given: (b, t) bool."""
         return torch.isin(self.kind, self.kind.new_tensor([int(kind) for kind in kinds]))
 
+    def bound(self) -> Tensor:
+        """1 where a clip is what was given, (b, 1, t, 1, 1): clean first frames and context.
+
+        Last frames guide and do not bind (PixelDance, section 3.4).
+        """
+        clean = self.gives((Kind.FIRST, Kind.CONTEXT)) & (self.frame_sigma == 0)
+        return rearrange(clean, "b t -> b 1 t 1 1")
+
     def without_frames(self, kinds: Collection[Kind]) -> "Conditions":
         """The same with every given frame of these kinds as if it had never been given."""
         return self.dropping(self.gives(kinds))

@@ -17,6 +17,7 @@ from models.videoldm.diffusion import (
     denoiser,
     dpmpp_grid,
     frame_noise,
+    held,
     lambda_of,
     uniform_u_grid,
 )
@@ -94,7 +95,7 @@ def denoise_clip(
 
 
 def denoise_function(unet: UNet, told: Told, course: Course, sigmas: Tensor) -> Denoise:
-    """The guided network as (x, sigma) -> x0 on the levels `sigmas`."""
+    """The guided network as (x, sigma) -> x0 on the levels `sigmas`, true to what binds."""
     step_at = at_level(sigmas, lambda step: step)
     dtype = next(unet.parameters()).dtype
 
@@ -110,7 +111,8 @@ def denoise_function(unet: UNet, told: Told, course: Course, sigmas: Tensor) -> 
         None if images is None else _scheduled(images, course, sigmas, told.early[FULL]),
         course.rescale,
     )
-    return denoiser(velocity)
+    given = told.early[FULL]
+    return held(denoiser(velocity), given.frames, given.bound())
 
 
 def sample(

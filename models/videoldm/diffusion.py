@@ -128,6 +128,21 @@ def denoiser(velocity: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, f
     return denoise
 
 
+def held(
+    denoise: Callable[[Tensor, float], Tensor], known: Tensor, mask: Tensor
+) -> Callable[[Tensor, float], Tensor]:
+    """A denoiser that knows some frames: there its estimate is what was given.
+
+    known  shaped as x, read where mask is 1
+    mask   broadcasts to known
+    """
+
+    def kept(x: Tensor, sigma: float) -> Tensor:
+        return torch.where(mask.bool(), known.to(x), denoise(x, sigma))
+
+    return kept
+
+
 def distillation_target(x: Tensor, x_end: Tensor, sigma: Level, sigma_end: Level) -> Tensor:
     """The x0 with which one DDIM step from (x, sigma) lands on x_end at sigma_end.
 

@@ -20,8 +20,15 @@ from torch import Tensor
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, remembered
 from models.videoldm.conditioning import Conditions, Kind, Rate, text_only
 from models.videoldm.config import InterpolatorConfig
-from models.videoldm.diffusion import denoiser, frame_noise, lambda_of, noised, uniform_u_grid
-from models.videoldm.samplers import Denoise, OnStep, SamplerState, sample_ddim
+from models.videoldm.diffusion import (
+    denoiser,
+    frame_noise,
+    held,
+    lambda_of,
+    noised,
+    uniform_u_grid,
+)
+from models.videoldm.samplers import OnStep, SamplerState, sample_ddim
 from models.videoldm.unet import UNet
 
 LOW_GAP_S = 0.1  # keys farther apart than this are those of the base
@@ -159,19 +166,6 @@ def window_conditions(times: Tensor, keys: Tensor, config: InterpolatorConfig) -
         log2_fps=((t - 1) / gap).log2().float(),
         rate=torch.where(gap > LOW_GAP_S, int(Rate.LOW), int(Rate.HIGH)),
     )
-
-
-def held(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
-    """A denoiser that knows some frames: there its estimate is what was given.
-
-    known  shaped as x, read where mask is 1
-    mask   broadcasts to known
-    """
-
-    def kept(x: Tensor, sigma: float) -> Tensor:
-        return torch.where(mask.bool(), known.to(x), denoise(x, sigma))
-
-    return kept
 
 
 def _filled(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.videoldm.conditioning import Conditions
 from models.videoldm.config import StudentConfig, UNetConfig
-from models.videoldm.diffusion import denoiser, lambda_of, uniform_u_grid
+from models.videoldm.diffusion import denoiser, held, lambda_of, uniform_u_grid
 from models.videoldm.layers import sinusoid, zeroed
 from models.videoldm.samplers import OnStep, SamplerState, ignore, sample_ddim
 from models.videoldm.unet import Embedder, UNet
@@ -99,7 +99,8 @@ class Student:
             return self.unet(x.to(dtype), log_snr, said).float()
 
         grid = uniform_u_grid(steps)
-        return sample_ddim(denoiser(velocity), x, grid, on_step=on_step, state=state)
+        denoise = held(denoiser(velocity), told.frames, told.bound())
+        return sample_ddim(denoise, x, grid, on_step=on_step, state=state)
 
 
 def instructed(told: Conditions, scale: float | Tensor, steps: int) -> StudentConditions:

@@ -24,8 +24,15 @@ from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, remembered
 from models.videoldm.conditioning import Conditions, Kind, text_only
 from models.videoldm.config import UNetConfig, UpsamplerConfig
-from models.videoldm.diffusion import denoiser, frame_noise, lambda_of, noised, uniform_u_grid
-from models.videoldm.interpolation import Report, held, ignore
+from models.videoldm.diffusion import (
+    denoiser,
+    frame_noise,
+    held,
+    lambda_of,
+    noised,
+    uniform_u_grid,
+)
+from models.videoldm.interpolation import Report, ignore
 from models.videoldm.layers import sinusoid, zeroed
 from models.videoldm.samplers import OnStep, SamplerState, sample_ddim
 from models.videoldm.unet import Embedder, UNet

@@ -18,8 +18,9 @@ from models.videoldm.branches import tell
 from models.videoldm.conditioning import Conditions, Kind
 from models.videoldm.config import read_config, write_config
 from models.videoldm.denoising import Course, denoise_function, sample
-from models.videoldm.given import Given, conditions_of, encode_picture
+from models.videoldm.given import Given, conditions_of, decode_latents, encode_picture
 from models.videoldm.guidance import FULL
+from models.videoldm.pictures import write_frames
 from models.videoldm.pipeline import VideoLDM, load_videoldm
 from models.videoldm.samplers import SamplerState
 from models.videoldm.segments import Segment, segment_seed
@@ -132,6 +133,17 @@ def test_first_frame_strength_is_the_noise_on_it(model: VideoLDM) -> None:
     assert torch.equal(given[1.0].frames[:, :, 0], clean)
     errors = [float((g.frames[:, :, 0] - clean).square().mean()) for g in given.values()]
     assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddim", "ancestral"])
+def test_a_clip_begins_with_the_frame_that_binds(model: VideoLDM, sampler: str) -> None:
+    latent = encode_picture(model.preset, ONE, IMAGE)
+    assert latent is not None
+    kept = write_frames(decode_latents(model.preset, latent[:, :, None]))[0].astype(int)
+    begun = film(model, IMAGE, sampler=sampler)[0].astype(int)
+    assert abs(begun - kept).max() <= 1
+    rough = film(model, IMAGE, sampler=sampler, first_frame_strength=0.9)[0].astype(int)
+    assert abs(rough - kept).max() > 1
 
 
 def test_a_last_frame_is_told_with_its_noise_and_a_sketch_as_a_sketch(model: VideoLDM) -> None:
