@@ -45,6 +45,7 @@ class Valkey:
     def __init__(self, folder: Path, binary: Path) -> None:
         self.folder = folder
         self.socket = folder / "valkey.sock"
+        self.options: dict[str, str] = {}  # besides those of every test
         self.url = f"unix://{self.socket}"
         self._binary = binary
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,6 +73,7 @@ class Valkey:
             "save": "",
             "daemonize": "no",
             "logfile": str(self.folder / "valkey.log"),
+            **self.options,
         }
         flat = [item for name, value in options.items() for item in (f"--{name}", value)]
         self._process = subprocess.Popen([str(self._binary), *flat], stdin=subprocess.DEVNULL)
