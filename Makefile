@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos containers check format up
+.PHONY: help setup demo test fuzz chaos open containers check format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make fuzz    thousands of calls that the API's own document allows or forbids: reports/fuzz.json"
 	@echo "make chaos   500 jobs while random parts of the service die, then an audit: reports/chaos.json"
+	@echo "make open    adapters of open weights beside plain diffusers: reports/openweights.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff rewrite the sources"
@@ -40,6 +41,10 @@ fuzz: $(STAMP)
 
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --jobs 500 --seed 1 --workers 3 --short-times
+
+# What the adapters of open weights cost and gain beside plain diffusers; wants a quiet machine.
+open: $(STAMP)
+	$(BIN)/python -W ignore -m tests.openbench
 
 containers: $(STAMP)
 	$(BIN)/python -m tests.containers

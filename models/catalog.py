@@ -134,7 +134,7 @@ class InputLimits:
 class Quality:
     """How much work a film is worth: steps of every stage."""
 
-    name: str  # "draft", "standard" or "high"
+    name: str  # "draft", "standard" or "high"; of open weights "standard" or "fast"
     base_steps: int | None = None  # None: those of the request
     distilled: bool = False  # the base's few-step student makes the key frames
     interpolation_steps: int = 4  # of each pass
@@ -203,6 +203,12 @@ class ModelCard:
     inputs: InputLimits = InputLimits()
     cascade: CascadeRule | None = None  # None: what the base makes is all there is
     adapters: tuple[AdapterCard, ...] = ()  # those in the folder beside the card
+    tiers: tuple[Quality, ...] = ()  # of a model without stages, first is the default
+
+    @property
+    def qualities(self) -> tuple[Quality, ...]:
+        """What a request may ask for as `quality`; the first is the default."""
+        return self.tiers if self.cascade is None else self.cascade.qualities
 
     def for_kind(self, task_type: str) -> "ModelCard":
         """The card of one kind of job: films of several clips are made without stages, and clips
@@ -266,6 +272,7 @@ def read_card(path: Path) -> ModelCard:
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
                 "cascade": read_cascade(fields.get("cascade")),
+                "tiers": tuple(Quality(**tier) for tier in fields.get("tiers", ())),
                 "adapters": tuple(map(read_adapter_card, adapter_paths(path.parent))),
             }
         )

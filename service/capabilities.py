@@ -184,7 +184,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         num_inference_steps=to_range(card.steps),
         guidance_scale=to_range(card.guidance),
         samplers=list(card.samplers),
-        qualities=[quality.name for quality in card.cascade.qualities] if card.cascade else [],
+        qualities=[quality.name for quality in card.qualities],
         adapters=[Adapter(**vars(adapter)) for adapter in card.adapters],
         max_prompt_chars=card.max_prompt_chars,
         inputs=to_inputs(card.inputs),

@@ -49,7 +49,7 @@ def resolve_guiding(wishes: Wishes, card: ModelCard, sampler: str) -> dict[str, 
 
 def resolve_quality(wishes: Wishes, card: ModelCard) -> Quality | None:
     """The quality asked for, or the model's first; None for what is made without stages."""
-    known = card.cascade.qualities if card.cascade else ()
+    known = card.qualities
     asked = wishes.get(fields.QUALITY)
     if asked is None:
         return known[0] if known else None

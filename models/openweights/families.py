@@ -10,6 +10,7 @@ from typing import Any
 
 from models.catalog import OPEN
 from models.openweights.folder import Checkpoint, FolderError
+from models.openweights.tiers import FAST
 
 MAX_STEPS = 200
 MAX_GUIDANCE = 20.0
@@ -36,6 +37,7 @@ class Family:
     needs: tuple[str, ...]  # parts without which it makes nothing
     references: int = 0  # pictures of what the film shall show, at most
     max_prompt_chars: int = 8000  # 0: it reads no words
+    fast: bool = False  # made of blocks that diffusers' step cache knows
     loras: bool = True  # may be changed by LoRA files
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
 
@@ -155,6 +157,7 @@ def picks_itself(wide: int, high: int) -> bool:
 WAN = Family(
     adapter="wan",
     title="Wan",
+    fast=True,
     tasks=frozenset({"text"}),
     sizes=(*P480, *P720),
     multiple=16,
@@ -169,6 +172,7 @@ WAN = Family(
 LTX = Family(
     adapter="ltx",
     title="LTX-Video",
+    fast=True,
     tasks=frozenset({"text", "image", "first_last_frame"}),
     sizes=("704x512", "512x704", "768x512", "512x768", "1216x704", "704x1216"),
     multiple=32,
@@ -183,6 +187,7 @@ LTX = Family(
 COGVIDEOX = Family(
     adapter="cogvideox",
     title="CogVideoX",
+    fast=True,
     tasks=frozenset({"text"}),
     sizes=("720x480",),
     multiple=16,
@@ -215,6 +220,7 @@ VACE = replace(
     WAN,
     adapter="vace",
     title="Wan VACE",
+    fast=False,
     tasks=frozenset({"text", "image", "first_last_frame", "reference"}),
     references=4,
 )
@@ -297,7 +303,9 @@ def read_family(checkpoint: Checkpoint) -> Family:
     missing = [name for name in family.needs if name not in checkpoint.configs]
     if missing:
         raise FolderError(f"{checkpoint.folder}: {', '.join(missing)}: not named by its index")
-    return family
+    # What is left out of a step is all blocks but the first.
+    layers = checkpoint.configs.get("transformer", {}).get("num_layers", 0)
+    return replace(family, fast=family.fast and layers > 1)
 
 
 def on_grid(size: str, multiple: int) -> bool:
@@ -380,6 +388,7 @@ def card_fields(
         "resumable": True,
         "batchable": False,
         "cost": {"memory_mb": round(checkpoint.weight_bytes * MEMORY_FACTOR / MIB)},
+        "tiers": [{"name": "standard"}, {"name": FAST}] if family.fast else [],
         "inputs": {
             "max_references": family.references,
             "first_frame_strength": fixed,

@@ -22,6 +22,7 @@ from models.openweights.prompts import PromptCache
 from models.openweights.refusals import check
 from models.openweights.replay import remembered
 from models.openweights.snapshots import ClipMemory, read_snapshot
+from models.openweights.tiers import FAST, made_in
 from models.protocol import Frames, Memory, OnStep, Step, Task
 
 
@@ -62,7 +63,8 @@ class OpenModel:
             stack.enter_context(watched(pipe, on_step, task.num_inference_steps))
             stack.enter_context(applied(pipe, task.adapter, task.adapter_scale))
             stack.enter_context(self.prompts.over(pipe))
-            if memory is not None:
+            stack.enter_context(made_in(pipe, task.quality))
+            if memory is not None and task.quality != FAST:
                 assert isinstance(memory, ClipMemory)
                 stack.enter_context(remembered(pipe, arguments["generator"], memory))
             return pipe(**arguments).frames[0]

@@ -34,7 +34,11 @@ def _numbers(task: Task, card: ModelCard) -> Iterator[Refusal]:
     known = [adapter.id for adapter in card.adapters]
     yield task.adapter in (None, *known), f"adapter {task.adapter!r}: {known or 'there is none'}"
     yield 0 <= task.adapter_scale <= 2, f"adapter scale {task.adapter_scale}: 0..2"
-    yield task.quality is None, f"quality {task.quality!r}: there is one only"
+    tiers = [tier.name for tier in card.tiers]
+    yield (
+        task.quality in (None, *tiers),
+        f"quality {task.quality!r}: {tiers or 'there is one only'}",
+    )
 
 
 def _inputs(task: Task) -> Iterator[Refusal]:

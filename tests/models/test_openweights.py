@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from models.openweights import tiers
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes, read_family
 from models.openweights.folder import FolderError, read_checkpoint
@@ -108,17 +109,22 @@ def counted(pipe: Any, made: list[int]) -> Iterator[None]:
     """Note every step that a scheduler of the pipeline's kind really makes."""
     kind = type(pipe.scheduler)
     real = kind.step
-
-    @functools.wraps(real)
-    def step(self: Any, *given: Any, **named: Any) -> Any:
-        made.append(1)
-        return real(self, *given, **named)
-
-    kind.step = step
+    kind.step = counting(real, made)
     try:
         yield
     finally:
         kind.step = real
+
+
+def counting(real: Any, asked: list[int]) -> Any:
+    """A function that notes each call."""
+
+    @functools.wraps(real)
+    def counted(*given: Any, **named: Any) -> Any:
+        asked.append(1)
+        return real(*given, **named)
+
+    return counted
 
 
 def takes_loras(folder: Path) -> bool:
@@ -240,6 +246,36 @@ def test_a_lora_changes_its_own_job_and_no_other(wild: Wild) -> None:
     with pytest.raises(Cancelled):
         wild.model.draw(wild.task(kind, adapter="rex"), stop)
     assert wild.change(kind) == 0
+
+
+def test_a_fast_film_leaves_out_blocks_and_leaves_nothing_behind(
+    wild: Wild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = wild.kinds[0]
+    if not wild.model.card.tiers:
+        with pytest.raises(ValueError, match="there is one only"):
+            wild.model.draw(wild.task(kind, quality="fast"), lambda step: None)
+        return
+    monkeypatch.setattr(tiers, "TOLERANCE", 10.0)  # random weights change much from step to step
+    pipe, asked = wild.model.place.pipe, list[int]()
+    for network in filter(None, (pipe.transformer, getattr(pipe, "transformer_2", None))):
+        second = (network.blocks if hasattr(network, "blocks") else network.transformer_blocks)[1]
+        monkeypatch.setattr(second.attn1, "forward", counting(second.attn1.forward, asked))
+    wild.model.draw(wild.task(kind, quality="standard"), lambda step: None)
+    whole = len(asked)
+    memory = wild.model.remember("film")
+    fast = wild.model.draw(wild.task(kind, quality="fast"), lambda step: None, memory)
+    assert 0 < len(asked) - whole < whole
+    assert memory.steps == 0, "it would be gone on with, to another film"
+
+    def stop(step: Step) -> None:
+        if step.index == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        wild.model.draw(wild.task(kind, quality="fast"), stop)
+    assert wild.change(kind) == 0
+    assert not np.array_equal(fast, wild.plain(kind))
 
 
 def test_a_lora_that_does_not_fit_is_refused_when_the_model_is_loaded(wild: Wild) -> None:

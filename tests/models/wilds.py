@@ -108,7 +108,7 @@ def wan(channels: int = 16, wide: bool = False, **denoiser: Any) -> Parts:
 
 
 def wan_denoiser(channels: int, **more: Any) -> Any:
-    """A one-layer network of Wan's."""
+    """A network of Wan's."""
     return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=2,
@@ -118,7 +118,7 @@ def wan_denoiser(channels: int, **more: Any) -> Any:
         text_dim=WIDE,
         freq_dim=16,
         ffn_dim=32,
-        num_layers=1,
+        num_layers=2,
         rope_max_seq_len=64,
         **more,
     ).eval()
@@ -177,7 +177,7 @@ def ltx() -> Any:
             num_attention_heads=4,
             attention_head_dim=8,
             cross_attention_dim=32,
-            num_layers=1,
+            num_layers=2,
             caption_channels=WIDE,
         ),
     )
@@ -204,7 +204,7 @@ def cogvideox_parts(channels: int) -> Parts:
             out_channels=4,
             time_embed_dim=2,
             text_embed_dim=WIDE,
-            num_layers=1,
+            num_layers=2,
             sample_width=4,
             sample_height=4,
             sample_frames=9,
@@ -447,13 +447,18 @@ WILDS: dict[str, Callable[[], Any]] = {
 def build(name: str, folder: Path) -> Path:
     """Save a tiny checkpoint; returns its folder. Beside it lies a LoRA for it, `rex.safetensors`,
     if its pipeline takes one."""
-    transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     pipe = WILDS[name]()
-    pipe.save_pretrained(str(folder), safe_serialization=True)
+    save(pipe, folder)
     if hasattr(pipe, "save_lora_weights"):
         save_lora(pipe, folder.parent)
     return folder
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Save all parts of a pipeline in diffusers' layout."""
+    transformers.utils.logging.disable_progress_bar()
+    pipe.save_pretrained(str(folder), safe_serialization=True)
 
 
 def save_lora(pipe: Any, folder: Path) -> None:

@@ -28,7 +28,7 @@ def open_api(valkey_server, tmp_path_factory) -> Iterator[Running]:
     data = tmp_path_factory.mktemp("offer")
     for name, pipeline, parts in (
         ("vace", "WanVACEPipeline", {}),
-        ("five", "WanPipeline", {"expand_timesteps": True}),
+        ("five", "WanPipeline", {"expand_timesteps": True, "transformer": {"num_layers": 30}}),
         ("svd", "StableVideoDiffusionPipeline", SVD_PARTS),
     ):
         folder = write(data / "weights" / name, pipeline, **parts)
@@ -61,6 +61,7 @@ TAKEN = {
     "references": {"model": "vace", "prompt": "a fox", "reference_images": [PICTURE]},
     "words for the 5B": {"model": "five", "prompt": "a fox", "negative_prompt": "rain"},
     "a frame for the 5B": {"model": "five", "prompt": "a fox", "first_frame": PICTURE},
+    "less work": {"model": "five", "prompt": "a fox", "quality": "fast"},
     "a frame without words": {"model": "svd", "first_frame": PICTURE},
 }
 
@@ -85,6 +86,7 @@ REFUSED = {
     },
     "prompt": {"model": "svd", "first_frame": PICTURE, "prompt": "a fox"},
     "adapter": {"model": "vace", "prompt": "a fox", "adapter": "rex"},
+    "quality": {"model": "vace", "prompt": "a fox", "quality": "fast"},
     "guidance_rescale": {"model": "vace", "prompt": "a fox", "guidance_rescale": 0.5},
     "last_frame_strength": {
         "model": "vace",
