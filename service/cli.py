@@ -27,6 +27,7 @@ from service.client import Client, JobFailed, ServiceError, Unreachable
 from service.making import DEFAULT_URL, Key, Unusable, Url
 from service.settings import ServiceSettings
 from service.standalone import Plan, base_url, bind, check_bind, published_host, run
+from worker.jobs.audit import refuse_pickle
 from worker.jobs.catalog import read_offer
 
 app = typer.Typer(
@@ -101,6 +102,7 @@ def api(
     from service.server import LeavingServer
 
     configure_logging()
+    refuse_pickle()
     with plain_errors():
         settings = ServiceSettings()
         try:

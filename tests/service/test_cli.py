@@ -1,6 +1,9 @@
 """The command line: its answers, its exit statuses, and that its errors can be acted on."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,25 @@ def kept_logging() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+UNPICKLING = """
+import fractions, pickle, sys
+from service import server
+from service.cli import app
+from worker.jobs.audit import PickleRefused
+
+planted = pickle.dumps(fractions.Fraction(1, 2))
+
+def run(self, sockets):
+    try:
+        pickle.loads(planted)
+    except PickleRefused:
+        sys.exit(42)
+
+server.LeavingServer.run = run
+app(["api", "--port", "0"])
+"""
 
 
 def call(*arguments: str, env: dict[str, str | None] | None = None) -> Any:
@@ -128,3 +150,10 @@ def test_ready_line_is_what_the_trial_reads() -> None:
 def test_a_waiting_job_says_where_in_line() -> None:
     waiting = {"id": "v", "status": "queued", "progress": 0, "queue_position": 3}
     assert "3." in describe(waiting)  # type: ignore[typeddict-item]
+
+
+def test_the_process_of_the_api_unpickles_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"PRAXINO_REDIS_URL": f"unix://{tmp_path}/none"}
+    command = (sys.executable, "-c", UNPICKLING)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 42, answer.stderr
