@@ -6,8 +6,9 @@ not fetch or decode media.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import UploadFile
 
@@ -26,44 +27,64 @@ from worker.jobs.contract import Tier, VideoRequest
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A body as it was understood, before anything that it names is looked for.
+
+    A repeated call is recognised by the fingerprint and answered from its job: what it names may
+    be gone by then.
+    """
+
+    fingerprint: str  # of the fields as asked, so that equal bodies agree on a random seed
+    complete: Callable[[], "Order"]  # raises ApiError, JobNotFound
+
+
+@dataclass(frozen=True)
 class Order:
-    """A checked create call: what to make, and how to recognise it when it comes again."""
+    """A checked create call: what to make."""
 
     request: VideoRequest  # without its inputs, and what they decide; or a stored one to repeat
     card: ModelCard
     wishes: Wishes
     media: Media  # the inputs as they were given; see `inputs.admit`
-    fingerprint: str  # of the fields as asked, so that equal bodies agree on a random seed
     queue_deadline_s: float | None
     callback_url: str | None = None  # as wished: whether it may be called is not looked at here
     tier: Tier = Tier.DEFAULT  # as wished: whether the caller may is not looked at here
 
 
-def read_order(
+def read_draft(
     tree: Tree,
     cards: Mapping[str, ModelCard],
     default_model: str,
     path: str,
     lenient: bool = False,
     find_character: FindCharacter = nobody,
-) -> Order:
-    """The whole intake of one body.
+) -> Draft:
+    """The whole intake of one body, in two parts.
 
     lenient  unknown fields become warnings
-    raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter
+    raises   ApiError of status 400, naming the field, the value and the limit; so does the draft
+             when it is completed, and NoSuchCharacter
     """
     wishes = sort_images(read_wishes(tree, lenient))
     card = find_card(wishes, cards, default_model)
     task_type = choose_task(wishes, card, cards)
     wishes = finish(wishes, card, task_type, cards)
-    card = card.for_kind(task_type)
+    return Draft(
+        fingerprint=fingerprint(path, wishes, model=card.id, task_type=task_type),
+        complete=partial(complete, wishes, card.for_kind(task_type), task_type, find_character),
+    )
+
+
+def complete(
+    wishes: Wishes, card: ModelCard, task_type: str, find_character: FindCharacter
+) -> Order:
+    """raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter"""
     media = read_media(wishes, card, task_type, find_character)
     return Order(
         request=resolve(wishes, card, task_type, media.shots),
         card=card,
         wishes=wishes,
         media=media,
-        fingerprint=fingerprint(path, wishes, card, task_type),
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),
         tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),
@@ -81,10 +102,13 @@ def find_card(wishes: Wishes, cards: Mapping[str, ModelCard], default_model: str
     return card
 
 
-def fingerprint(path: str, wishes: Wishes, card: ModelCard, task_type: str) -> str:
+def fingerprint(path: str, wishes: Wishes, **more: str) -> str:
     """Digest of what was asked: equal for equal requests, whatever their encoding. Files count by
-    their content, ids and URLs by themselves."""
-    asked = {**wishes.values, "path": path, "model": card.id, "task_type": task_type}
+    their content, ids and URLs by themselves.
+
+    more  what was inferred of the wishes
+    """
+    asked = {**wishes.values, "path": path, **more}
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"), default=digest_upload)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """How every route that orders a job does it: one way from a body to the answer about a job."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import structlog
@@ -15,14 +15,14 @@ from service.deps import Body, CallSpan, KnownCaller, Services, Wired
 from service.errors import Draining
 from service.forms import RawBody, Tree, parse_body
 from service.inputs import admit
-from service.intake import Order, read_order
+from service.intake import Draft, Order, read_draft
 from service.prefer import patiently
 from service.repeats import MAX_KEY_CHARS, IdempotencyKey
 from service.values import check_length
 from service.wire import PREFIX, following, to_video, written
 from worker.jobs.callers import Caller
 from worker.jobs.contract import Job
-from worker.jobs.outcomes import Admission, Submission
+from worker.jobs.outcomes import Admission, Mark, Submission
 from worker.jobs.tracing import Span
 
 log = structlog.get_logger(__name__)
@@ -62,31 +62,26 @@ async def read_call(
 Ordering = Annotated[Call, Depends(read_call)]
 
 
-def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response:
+def take_order(call: Call, path: str, read: Callable[[Tree], Draft]) -> Response:
     """Admit a job and answer with it as it stands; a repeated call gets the same job.
 
     path    of the call: idempotency keys count for one path
-    read    the body to an order
+    read    the body to the draft of an order
     raises  ApiError, StoreError
     """
     services, caller = call.services, call.caller
     if services.draining.is_set():
         raise Draining("This server is about to stop; nothing was accepted")
-    order = read(parse_body(call.body))
-    check_tier(order.tier, caller)
+    draft = read(parse_body(call.body))
     check_length(call.idempotency_key or "", MAX_KEY_CHARS, "Idempotency-Key")
-    asked = Submission(
+    mark = Mark(
         tenant=caller.tenant,
-        request=order.request,
-        fingerprint=order.fingerprint,
+        fingerprint=draft.fingerprint,
         idempotency_key=f"{path}\0{call.idempotency_key}" if call.idempotency_key else None,
         retry_of_fingerprint=call.is_retry,
-        queue_deadline_s=order.queue_deadline_s,
-        tier=order.tier,
-        traceparent=call.span.traceparent,
     )
     # A repeated call is answered before anything is looked at twice: inputs least of all.
-    admission = services.store.recall(asked) or place(asked, order, services)
+    admission = services.store.recall(mark) or place(mark, draft.complete(), call)
     call.span.note({"praxino.job_id": admission.job.id, "praxino.tenant": caller.tenant})
     headers = {"Location": f"{PREFIX}/{admission.job.id}"}
     if admission.replayed:
@@ -97,18 +92,26 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Order]) -> Response
     return patiently(admission.job, call.prefer, services, answer, headers)
 
 
-def place(asked: Submission, order: Order, services: Services) -> Admission:
+def place(mark: Mark, order: Order, call: Call) -> Admission:
     """Admit what no earlier call has ordered. raises ApiError, StoreError"""
-    callback_url = check_callback(order.callback_url, asked.tenant, services)
-    return admit(order, replace(asked, callback_url=callback_url), services)
+    check_tier(order.tier, call.caller)
+    submission = Submission(
+        **vars(mark),
+        request=order.request,
+        callback_url=check_callback(order.callback_url, mark.tenant, call.services),
+        queue_deadline_s=order.queue_deadline_s,
+        tier=order.tier,
+        traceparent=call.span.traceparent,
+    )
+    return admit(order, submission, call.services)
 
 
-def read_body_order(tree: Tree, path: str, call: Call) -> Order:
-    """The order that a body describes by itself. raises ApiError of status 400 or 404"""
+def read_body(tree: Tree, path: str, call: Call) -> Draft:
+    """The order that a body describes by itself. raises ApiError of status 400"""
     settings, cards = call.services.settings, call.services.cards
     lenient = settings.unknown_fields == "warn"
     find = finder(call.caller.tenant, call.services)
-    return read_order(tree, cards, settings.default_model, path, lenient, find)
+    return read_draft(tree, cards, settings.default_model, path, lenient, find)
 
 
 def answer(job: Job, services: Services, headers: dict[str, str] | None = None) -> Response:

@@ -2,7 +2,8 @@
 interpolate. All but the remix are create bodies of which the path says a part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,20 +11,20 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service import fields
-from service.errors import InvalidValue, MissingParameter, UnknownParameter, show
+from service.errors import ApiError, InvalidValue, MissingParameter, UnknownParameter, show
 from service.forms import Tree
 from service.guiding import check_adapter
-from service.intake import Order, find_card, fingerprint
+from service.intake import Draft, Order, find_card, fingerprint
 from service.limits import resolve_prompt
 from service.media import Media
-from service.orders import Call, Ordering, read_body_order, take_order
+from service.orders import Call, Ordering, read_body, take_order
 from service.schema import create_body, refusals
 from service.tasks import offered, unsupported
 from service.values import Field
-from service.videos import find
+from service.videos import find, known_shape
 from service.wire import PREFIX, Video
 from service.wishes import Wishes, read_wishes
-from worker.jobs.contract import Job, Tier
+from worker.jobs.contract import Tier
 
 router = APIRouter(tags=["videos"])
 
@@ -105,17 +106,32 @@ def interpolate_video(video_id: str, call: Ordering) -> Response:
 )
 def remix_video(video_id: str, call: Ordering) -> Response:
     """The same request, its seed and inputs included, with a new prompt."""
-    source = find(video_id, call.caller.tenant, call.services)
-    path = REMIX.format(video_id=source.id)
-    return take_order(call, path, partial(read_remix, call, path, source))
+    path = REMIX.format(video_id=known_shape(video_id))
+    with telling_first(call, video_id):
+        return take_order(call, path, partial(read_remix, call, path, video_id))
 
 
 def rework(call: Call, route: str, video_id: str, task_type: str) -> Response:
-    """Order a job on the film of an earlier one. raises VideoNotFound before the body is read"""
-    source = find(video_id, call.caller.tenant, call.services)
-    path = route.format(video_id=source.id)
-    pinned = {fields.VIDEO.name: {"id": source.id}}
-    return take_order(call, path, partial(read_pinned, call, path, task_type, [], pinned=pinned))
+    """Order a job on the film of an earlier one."""
+    path = route.format(video_id=known_shape(video_id))
+    pinned = {fields.VIDEO.name: {"id": video_id}}
+    read = partial(read_pinned, call, path, task_type, [], pinned=pinned)
+    with telling_first(call, video_id):
+        return take_order(call, path, read)
+
+
+@contextmanager
+def telling_first(call: Call, video_id: str) -> Iterator[None]:
+    """That there is no such video is told before anything else that is wrong with an order on it.
+
+    Not by looking for it first: a repeated order is answered though its video is gone.
+    raises JobNotFound in place of an ApiError
+    """
+    try:
+        yield
+    except ApiError:
+        find(video_id, call.caller.tenant, call.services)
+        raise
 
 
 def read_pinned(
@@ -125,7 +141,7 @@ def read_pinned(
     needs: list[Wanted],
     tree: Tree,
     pinned: Mapping[str, Any] | None = None,
-) -> Order:
+) -> Draft:
     """The order of a create body of which the path says the kind of job, and `pinned`.
 
     raises MissingParameter for what is needed besides what every job of the kind needs;
@@ -139,7 +155,7 @@ def read_pinned(
             raise InvalidValue(
                 f"{name}: this path makes it {show(value)}; got {show(tree[name])}", name
             )
-    return read_body_order(tree | said, path, call)
+    return read_body(tree | said, path, call)
 
 
 def require(tree: Tree, wanted: Wanted) -> None:
@@ -149,17 +165,24 @@ def require(tree: Tree, wanted: Wanted) -> None:
         raise MissingParameter(f"{name}: is required", name)
 
 
-def read_remix(call: Call, path: str, source: Job, tree: Tree) -> Order:
-    """The request of an earlier job with the prompt of a body.
-
-    raises ApiError of status 400, for a model that is no longer here too
-    """
+def read_remix(call: Call, path: str, video_id: str, tree: Tree) -> Draft:
+    """The wishes of a body that may have few. raises ApiError of status 400"""
     require(tree, (fields.PROMPT,))
-    services, request = call.services, source.request
     wishes = read_wishes(tree, call.services.settings.unknown_fields == "warn")
     for name in wishes.values:
         if name not in {field.name for field in (fields.PROMPT, *TREATMENT)}:
             raise UnknownParameter(f"{name}: a remix changes the prompt alone", name)
+    return Draft(fingerprint(path, wishes), partial(remix, call, video_id, wishes))
+
+
+def remix(call: Call, video_id: str, wishes: Wishes) -> Order:
+    """The request of an earlier job with another prompt.
+
+    raises JobNotFound; ApiError of status 400, for a model that is no longer here too
+    """
+    services = call.services
+    source = find(video_id, call.caller.tenant, services)
+    request = source.request
     model = Wishes({fields.MODEL.name: request.model})
     card = find_card(model, services.cards, services.settings.default_model)
     if request.task_type not in offered(card):
@@ -173,7 +196,6 @@ def read_remix(call: Call, path: str, source: Job, tree: Tree) -> Order:
         card=card,
         wishes=wishes,
         media=Media(),
-        fingerprint=fingerprint(path, wishes, card, request.task_type),
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),
         tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),

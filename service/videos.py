@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.deps import Services, Tenant, Wired
 from service.errors import VideoNotCancellable, VideoNotFound
-from service.orders import Ordering, Prefer, answer, read_body_order, take_order
+from service.orders import Ordering, Prefer, answer, read_body, take_order
 from service.prefer import patiently
 from service.schema import create_body, refusals
 from service.wire import PREFIX, DeletedVideo, Video, written
@@ -36,7 +36,7 @@ JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 )
 def create_video(call: Ordering) -> Response:
     """Admit a job and answer with it as it stands; a repeated request gets the same job."""
-    return take_order(call, PREFIX, lambda tree: read_body_order(tree, PREFIX, call))
+    return take_order(call, PREFIX, lambda tree: read_body(tree, PREFIX, call))
 
 
 @router.get(

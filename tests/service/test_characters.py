@@ -184,6 +184,20 @@ def test_a_character_named_again_under_its_key_is_one(client, redis):
     refused(other, 422, "idempotency_key_reused", "Idempotency-Key")
 
 
+def test_a_repeated_order_is_answered_though_its_character_is_gone(client, store):
+    hero = made(client.post(CHARACTERS, data={"name": "h"}, files={"image": ("h.png", PNG)}))["id"]
+    body = {"prompt": "@h runs", "characters": [hero]}
+    key, retry = {"Idempotency-Key": "k"}, {"x-stainless-retry-count": "1"}
+    first = made(client.post("/v1/videos", json=body, headers=key))["id"]
+    client.delete(f"{CHARACTERS}/{hero}")
+    again = client.post("/v1/videos", json=body, headers=key)
+    assert made(again)["id"] == first
+    assert again.headers["idempotency-replayed"] == "true"
+    assert made(client.post("/v1/videos", json=body, headers=retry))["id"] == first
+    refused(client.post("/v1/videos", json=body), 404, "character_not_found", "characters.0")
+    assert store.live_ids() == {first}
+
+
 def test_a_model_without_subjects_takes_no_characters(serving, able_card, api):
     inputs = replace(able_card.inputs, reference_roles=("style", "scene"))
     cards = {"painter": replace(able_card, id="painter", inputs=inputs)}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service.errors import ApiError
 from service.fields import BY_NAME
 from service.forms import RawBody, parse_body
-from service.intake import read_order
+from service.intake import read_draft
 from tests.cards import plain_card
 from worker.jobs.catalog import TASKS
 from worker.jobs.contract import VideoRequest
@@ -76,7 +76,8 @@ def test_intake_only_ever_refuses(body, model):
     orders = []
 
     def read():
-        orders.append(read_order(parse_body(RawBody(json=raw)), CARDS, model, "/v1/videos"))
+        draft = read_draft(parse_body(RawBody(json=raw)), CARDS, model, "/v1/videos")
+        orders.append(draft.complete())
 
     refusal = refusal_of(read)
     if refusal is None:

@@ -225,7 +225,10 @@ def test_a_remix_takes_nothing_of_the_film_but_its_prompt(client, store, film_id
     made(client.post(path, json={"prompt": "a", "service_tier": "flex"}))
 
 
-@pytest.mark.parametrize(("path", "body"), [(p, b) for p, b, *_ in PATHS] + [("{id}/remix", None)])
+ORDERS = [(path, body) for path, body, *_ in PATHS] + [("{id}/remix", None)]
+
+
+@pytest.mark.parametrize(("path", "body"), ORDERS)
 def test_repeated_orders_make_one_job(client, store, job_settings, film_id, path, body):
     """By idempotency key and by the SDK's retry header, as with create; keys are a path's own."""
     path = f"/v1/videos/{path.format(id=film_id)}"
@@ -251,6 +254,26 @@ def test_repeated_orders_make_one_job(client, store, job_settings, film_id, path
     kept = {one for one in folders if stored(job_settings, one)} & store.live_ids()
     waiting = {made(first)["id"]} if not path.endswith("remix") else set()
     assert kept == waiting, "replays leave no inputs of their own"
+
+
+@pytest.mark.parametrize(("path", "body"), [*ORDERS, ("", {"prompt": PROMPT, "seconds": "1"})])
+def test_a_repeated_order_is_answered_though_its_source_is_gone(client, store, film_id, path, body):
+    """The repetition of a call that worked; a new one, or another body, is refused."""
+    path = f"/v1/videos/{path.format(id=film_id)}".rstrip("/")
+    body = dict(body or {"prompt": "anew"})
+    if film_id not in path:
+        body["video"] = {"id": film_id}
+    key, retry = {"Idempotency-Key": "k"}, {"x-stainless-retry-count": "1"}
+    first = made(client.post(path, json=body, headers=key))["id"]
+    assert client.delete(f"/v1/videos/{film_id}").json()["deleted"]
+    again = client.post(path, json=body, headers=key)
+    assert made(again)["id"] == first
+    assert again.headers["idempotency-replayed"] == "true"
+    assert made(client.post(path, json=body, headers=retry))["id"] == first
+    other = client.post(path, json=body | {"prompt": "no"}, headers=key)
+    refused(other, 422, "idempotency_key_reused", "Idempotency-Key")
+    refused(client.post(path, json=body), 404, "video_not_found", "video_id")
+    assert store.live_ids() == {first}
 
 
 def test_orders_on_paths_may_wait_for_the_end(client, hand, film_id):

@@ -115,22 +115,30 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A request on its way in.
+class Mark:
+    """What a request is recognised by when it comes again.
 
     fingerprint           hash of the request as the client meant it: before random defaults
     idempotency_key       path, NUL, and the client's key; at most one job within 24 h
     retry_of_fingerprint  the client says that it repeats a request: the same fingerprint within
                           15 minutes is the same job
-    job_id                made beforehand, if inputs were stored under it
-    raises                ValueError if the tenant's name is not a safe one
     """
 
     tenant: str
-    request: VideoRequest
     fingerprint: str
     idempotency_key: str | None = None
     retry_of_fingerprint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission(Mark):
+    """A request on its way in.
+
+    job_id  made beforehand, if inputs were stored under it
+    raises  ValueError if the tenant's name is not a safe one
+    """
+
+    request: VideoRequest
     job_timeout_s: float | None = None  # None: from the settings
     queue_deadline_s: float | None = None  # None: from the settings
     callback_url: str | None = None  # called when the job has ended; checked by the web side

@@ -25,6 +25,7 @@ from worker.jobs.outcomes import (
     Claim,
     IdempotencyConflict,
     JobNotFound,
+    Mark,
     Page,
     QueueFull,
     Submission,
@@ -78,21 +79,21 @@ class JobStore:
             raise TenantFull(cap, queued=outcome == "tenant_queue_full")
         return Admission(self.get(found, submission.tenant), replayed=outcome == "replay")
 
-    def recall(self, submission: Submission) -> Admission | None:
+    def recall(self, mark: Mark) -> Admission | None:
         """The job that an earlier submission made, if any: `submit` would find the same.
 
         raises IdempotencyConflict
         """
-        if not (submission.idempotency_key or submission.retry_of_fingerprint):
+        if not (mark.idempotency_key or mark.retry_of_fingerprint):
             return None
-        asked = (submission.fingerprint, _digest(submission.idempotency_key))
-        retry = int(submission.retry_of_fingerprint)
-        outcome, found = self._scripts.call("recall", submission.tenant, *asked, retry)
+        asked = (mark.fingerprint, _digest(mark.idempotency_key))
+        retry = int(mark.retry_of_fingerprint)
+        outcome, found = self._scripts.call("recall", mark.tenant, *asked, retry)
         if outcome == "conflict":
             raise IdempotencyConflict
         if outcome == "none":
             return None
-        return Admission(self.get(found, submission.tenant), replayed=True)
+        return Admission(self.get(found, mark.tenant), replayed=True)
 
     def get(self, job_id: str, tenant: str | None = None) -> Job:
         """Read one job; `tenant` None reads anyone's. raises JobNotFound"""
