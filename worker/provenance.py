@@ -1,12 +1,15 @@
 """What made a film, for its owner: goes into the MP4 and the sidecar. Never a path or a key."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
+from models.catalog import OPEN
 from models.protocol import VideoModel
 from worker.messages import Run
 
 PACKAGES = ("praxino", "torch", "numpy", "av")  # whose versions decide what a film looks like
+OPEN_PACKAGES = ("diffusers", "transformers", "peft")  # likewise, of open weights
 
 
 def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
         "request": without_keys(request),
         "model_sha256": model.weights_sha256,
         **({"adapter_sha256": adapters[used]} if used in adapters else {}),
-        "versions": read_versions(),
+        "versions": read_versions(OPEN_PACKAGES if model.card.kind == OPEN else ()),
     }
 
 
@@ -34,10 +37,10 @@ def without_keys(value: Any) -> Any:
     return [without_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def read_versions() -> dict[str, str]:
+def read_versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Installed versions of the packages that decide what a film looks like."""
     versions = {}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

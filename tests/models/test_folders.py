@@ -1,6 +1,8 @@
 """Registering checkpoints: what a folder says, and what is wrong with it, without loading it."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.catalog import read_card, read_offer, registered_folder
-from models.openweights.__main__ import add, read_lora
+from models.openweights.__main__ import add, parser, read_lora
 from models.openweights.families import FAMILIES, Wishes, hunyuan_sizes
 from models.openweights.folder import FolderError
 
@@ -267,3 +269,18 @@ def test_a_lora_is_refused_where_none_can_work(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--lora"):
             read_lora(text)
     assert not (tmp_path / "m" / "wild").exists()
+
+
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "models").glob("*.md"))
+
+
+def test_every_family_has_a_page_whose_commands_are_ours() -> None:
+    titles = {title.split(" ")[0] for title in (family.title for family, _ in FAMILIES.values())}
+    heads = " ".join(page.read_text(encoding="utf-8").splitlines()[0] for page in PAGES)
+    assert [title for title in titles if title not in heads] == []
+    for page in PAGES:
+        orders = re.findall(r"^\$ praxino models add (.*)$", page.read_text(), re.MULTILINE)
+        assert orders, page
+        for order in orders:
+            options = parser().parse_args([*shlex.split(order), "--models-dir", "m"])
+            assert str(options.path).startswith("/srv/"), page
