@@ -1,6 +1,7 @@
 """What every adapter of a family is, and the pictures that all of them hand over alike."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Adapter:
     guided     the scale is an argument by that name; else the adapter or the guider has it
     worded     prompts are arguments; else it reads none
     sized      width and height are arguments; else they follow from the first frame
+    during     entered around the call, for what no argument says
     sibling    the pipeline class that makes a kind of task of the same parts, if another does
     """
 
@@ -30,6 +32,7 @@ class Adapter:
     guided: bool = True
     worded: bool = True
     sized: bool = True
+    during: Callable[[Any, Task], AbstractContextManager[None]] = lambda pipe, task: nullcontext()
     sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None
 
 

@@ -37,6 +37,7 @@ class Family:
     needs: tuple[str, ...]  # parts without which it makes nothing
     references: int = 0  # pictures of what the film shall show, at most
     max_prompt_chars: int = 8000  # 0: it reads no words
+    fades: bool = False  # the last frame may be seen at some steps only
     fast: bool = False  # made of blocks that diffusers' step cache knows
     loras: bool = True  # may be changed by LoRA files
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
@@ -79,7 +80,7 @@ def fit_wan_images(family: Family, checkpoint: Checkpoint) -> Family:
     denoiser = checkpoint.configs.get("transformer", {})
     family = fit_wan(family, checkpoint)
     if denoiser.get("image_dim") is None:  # 2.2: frames reach it as latents only
-        return replace(family, tasks=frozenset({"image", "first_last_frame"}))
+        return replace(family, tasks=frozenset({"image", "first_last_frame"}), fades=True)
     needs = (*family.needs, "image_encoder", "image_processor")
     both = denoiser.get("pos_embed_seq_len") is not None
     tasks = frozenset({"first_last_frame" if both else "image"})
@@ -392,7 +393,7 @@ def card_fields(
         "inputs": {
             "max_references": family.references,
             "first_frame_strength": fixed,
-            "last_frame_strength": fixed,
+            "last_frame_strength": fixed | {"minimum": 0.0 if family.fades else 1.0},
             "reference_strength": fixed,
         },
     }

@@ -63,6 +63,7 @@ class OpenModel:
             stack.enter_context(watched(pipe, on_step, task.num_inference_steps))
             stack.enter_context(applied(pipe, task.adapter, task.adapter_scale))
             stack.enter_context(self.prompts.over(pipe))
+            stack.enter_context(self.adapter.during(pipe, task))
             stack.enter_context(made_in(pipe, task.quality))
             if memory is not None and task.quality != FAST:
                 assert isinstance(memory, ClipMemory)

@@ -17,7 +17,12 @@ def check(task: Task, card: ModelCard) -> None:
     """Refuse what the card does not allow. raises ValueError with the value and the limit"""
     if task.task_type not in card.tasks or task.task_type not in TAKEN:
         raise ValueError(f"{card.id} cannot make task {task.task_type!r}: {sorted(card.tasks)}")
-    for refusals in (_numbers(task, card), _inputs(task), _words(task, card), _guidance(task)):
+    for refusals in (
+        _numbers(task, card),
+        _inputs(task, card),
+        _words(task, card),
+        _guidance(task),
+    ):
         for allowed, what in refusals:
             if not allowed:
                 raise ValueError(f"{card.id} cannot make {what}")
@@ -41,7 +46,7 @@ def _numbers(task: Task, card: ModelCard) -> Iterator[Refusal]:
     )
 
 
-def _inputs(task: Task) -> Iterator[Refusal]:
+def _inputs(task: Task, card: ModelCard) -> Iterator[Refusal]:
     needs = TAKEN[task.task_type]
     for name in INPUTS:
         value = getattr(task, name)
@@ -50,7 +55,8 @@ def _inputs(task: Task) -> Iterator[Refusal]:
         yield not given or name in needs, f"{task.task_type!r} with {name}"
     for name in ("first_frame_strength", "last_frame_strength", "reference_strength"):
         value = getattr(task, name)
-        yield value == 1, f"{name} {value}: given frames hold at every step, 1"
+        span = getattr(card.inputs, name)
+        yield span.allows(value), f"{name} {value}: {span.minimum:g} to {span.maximum:g}"
     yield not task.last_frame_is_sketch, "a clip towards a sketch: not trained for it"
     for reference in task.references:
         yield reference.role == "subject", f"a reference of role {reference.role!r}: 'subject'"

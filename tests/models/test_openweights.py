@@ -308,6 +308,25 @@ def test_no_given_frame_is_ignored(wild: Wild) -> None:
             assert wild.change(kind, references=tuple(changed)) > 0, (kind, at)
 
 
+def test_zero_last_frame_strength_is_no_last_frame(wild: Wild) -> None:
+    kind, span = "first_last_frame", wild.model.card.inputs.last_frame_strength
+    if kind not in wild.kinds or span.minimum == 1:
+        with pytest.raises(ValueError, match="cannot make last_frame_strength"):
+            wild.model.draw(wild.task(wild.kinds[0], last_frame_strength=0.5), lambda step: None)
+        return
+    none = wild.model.draw(wild.task(kind, last_frame_strength=0.0), lambda step: None)
+    assert np.array_equal(none, wild.plain("image"))
+    task = wild.task(kind, last_frame_strength=0.5)
+    memory, written = wild.model.remember("film"), list[bytes]()
+    half = wild.model.draw(task, lambda step: written.append(memory.write()), memory)
+    assert not np.array_equal(half, none)
+    assert wild.change(kind, last_frame_strength=0.5) > 0
+    again = wild.model.remember("film", written[3])
+    assert 0 < again.steps < STEPS
+    assert np.array_equal(wild.model.draw(task, lambda step: None, again), half)
+    assert wild.change(kind) == 0
+
+
 def test_scale_and_both_prompts_are_followed(wild: Wild) -> None:
     kind = wild.kinds[0]
     if wild.reads:
@@ -330,7 +349,7 @@ def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> 
         {"prompt": "x" * (wild.model.card.max_prompt_chars + 1)},
         {"references": () if kind == "reference" else (Reference(picture(32, 32, 1)),)},
         {"first_frame_strength": 0.5},
-        {"last_frame_strength": 0.5},
+        {"last_frame_strength": -0.5},
         {"guidance_rescale": 0.5},
         {"guidance_schedule": "linear"},
         {"reconstruction_weight": 1.0},
