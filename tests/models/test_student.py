@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.videoldm.conditioning import Conditions, frame_times, text_only
+from models.videoldm.conditioning import Conditions, Kind, frame_times, text_only
 from models.videoldm.config import StudentConfig
 from models.videoldm.student import Student, StudentUNet, instructed
 from models.videoldm.unet import UNet
@@ -55,6 +55,16 @@ def test_a_step_is_one_forward(teacher: UNet) -> None:
     handle.remove()
     assert len(calls) == 4
     assert clean.shape == noise().shape
+
+
+@torch.no_grad()
+def test_a_clip_of_a_student_begins_with_the_frame_that_binds(teacher: UNet) -> None:
+    student = Student(StudentConfig(), StudentUNet(TINY.unet).taught_by(teacher).eval())
+    first = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    bound = told().with_frame(0, first, Kind.FIRST)
+    rough = told().with_frame(0, first, Kind.FIRST, sigma=0.1)
+    torch.testing.assert_close(student.sample(bound, noise(), 3.0, 4)[:, :, 0], first)
+    assert (student.sample(rough, noise(), 3.0, 4)[:, :, 0] - first).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
