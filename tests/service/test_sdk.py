@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.cards import plain_card
 from tests.service.media import picture
+from worker.jobs import keys
 from worker.jobs.callers import CallerBook, Limits
 
 SHAPES = {
@@ -52,6 +54,38 @@ def test_every_call_of_the_sdks_works(studio, hand, sdk, tmp_path, clip):
     assert report["unexpected"] == []
     assert set(report["checked"]) == SHAPES | (POLLING if sdk.language == "python" else set())
     assert (tmp_path / "clip.mp4").read_bytes() == clip.read_bytes()
+
+
+# The SDKs have classes of their own for some statuses only; code, param, and what is said.
+REFUSALS = {
+    410: ("APIStatusError", "video_expired", "video_id", "has expired"),
+    413: ("APIStatusError", "payload_too_large", None, "the limit is 10000"),
+    415: ("APIStatusError", "unsupported_media_type", "Content-Type", "text/xml"),
+    503: ("InternalServerError", "queue_full", None, "1 jobs wait"),
+}
+
+
+def test_what_cannot_be_served_is_the_sdks_own_exception(serving, hand, store, sdk):
+    """With our words, code and param: content that is gone, a body too large or of no known type,
+    a full queue."""
+    sizes = {"max_body_bytes": 10_000, "max_upload_bytes": 10_000}
+    api = serving(max_queue_depth=1, result_ttl_s=1, **sizes)
+    with api.client() as client:
+        made = client.post("/v1/videos", json={"prompt": "a fox"}).json()["id"]
+    expires_at = hand.finish(made).expires_at
+    assert expires_at is not None
+    store.redis.persist(keys.job(made))  # the row may outlive its content, not the reverse
+    time.sleep(max(0.0, expires_at - time.time()) + 0.01)
+    report = sdk.drive("refused", made, url=api.url)
+    assert set(report) == {str(status) for status in REFUSALS}
+    for status, (kind, code, param, words) in REFUSALS.items():
+        seen = report[str(status)]
+        plain = "APIError" if sdk.language == "node" else "APIStatusError"
+        assert seen["kind"] == (plain if kind == "APIStatusError" else kind), seen
+        assert (seen["status"], seen["code"], seen["param"]) == (status, code, param)
+        assert words in seen["message"]
+        assert seen["has_id"]
+    assert store.depth() == 1, "what was refused is not in the queue"
 
 
 @dataclass
