@@ -12,10 +12,12 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.jobs.addresses import read_networks
+from worker.jobs.sentinels import SCHEMES as SENTINEL_SCHEMES
+from worker.jobs.sentinels import read_sentinels
 from worker.jobs.signing import read_secret
 
 DAY_S = 24 * 3600
-SCHEMES = ("redis://", "rediss://", "unix://")
+SCHEMES = ("redis://", "rediss://", "unix://", *SENTINEL_SCHEMES)
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 PREFIX = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9._@-]*/)*")
@@ -31,7 +33,11 @@ class StorageSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PRAXINO_", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="PRAXINO_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # inputs may be passwords
     )
 
     data_dir: Path = Path("data")  # local files of every process
@@ -87,7 +93,8 @@ class StorageSettings(BaseSettings):
 class JobSettings(StorageSettings):
     """Where jobs and their files live, and how many, how long and how often they may run."""
 
-    redis_url: SecretStr  # redis://, rediss:// or unix://; may hold a password
+    # redis://, rediss://, unix://, or redis+sentinel://host,host/name; may hold a password
+    redis_url: SecretStr
     max_queue_depth: Annotated[int, Field(ge=1)] = 1000  # waiting jobs of one model
     max_active_per_tenant: Annotated[int, Field(ge=1)] = 100  # queued or running
     max_queued_per_tenant: Annotated[int, Field(ge=1)] = 1000  # waiting jobs of one model
@@ -127,6 +134,7 @@ class JobSettings(StorageSettings):
     def _known_scheme(cls, url: SecretStr) -> SecretStr:
         if not url.get_secret_value().startswith(SCHEMES):
             raise ValueError(f"must start with one of {', '.join(SCHEMES)}")
+        read_sentinels(url.get_secret_value())
         return url
 
 

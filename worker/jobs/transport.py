@@ -13,6 +13,8 @@ from typing import Any, NoReturn, cast
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from rq.command import send_command
 from rq.exceptions import DequeueTimeout, NoSuchJobError
 from rq.intermediate_queue import IntermediateQueue
@@ -28,6 +30,7 @@ from worker.jobs.settings import DAY_S
 
 TASK = "worker.jobs.transport.run_by_supervisor"
 SHORTEST_WAIT_S = 0.01
+DEMOTED = "UNBLOCKED"  # how a server answers who waits when it becomes another one's replica
 # What RQ raises over an entry with nonsense in it, which must not stop a worker.
 NONSENSE = (ValueError, TypeError, AttributeError, AssertionError)
 QUEUES = Queue.redis_queues_keys  # set of all queue lists
@@ -118,8 +121,17 @@ class JsonQueue(Queue):
                 return None
             if left_s <= 0:
                 raise DequeueTimeout(timeout, listed)
-            # A ring carries nothing: one that is lost with its receiver loses no job.
-            connection.blpop([keys.bell(key) for key in listed], max(left_s, SHORTEST_WAIT_S))
+            cls._await_bell(listed, connection, max(left_s, SHORTEST_WAIT_S))
+
+    @classmethod
+    def _await_bell(cls, queue_keys: list[str], connection: Redis, limit_s: float) -> None:
+        """Wait until a queue gets a job. A ring carries nothing: losing one loses no job."""
+        try:
+            connection.blpop([keys.bell(key) for key in queue_keys], limit_s)
+        except ResponseError as error:
+            if not str(error).startswith(DEMOTED):
+                raise
+            raise RedisConnectionError("the queue server is no longer the primary") from error
 
     @classmethod
     def entry_of(cls, connection: Redis, queue: str, job_id: str) -> Job | None:
