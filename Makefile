@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos open containers check format up
+.PHONY: help setup demo test fuzz chaos open containers check audit format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
@@ -15,7 +15,8 @@ help:
 	@echo "make chaos   500 jobs while random parts of the service die, then an audit: reports/chaos.json"
 	@echo "make open    adapters of open weights beside plain diffusers: reports/openweights.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
-	@echo "make check   ruff, mypy and the import contracts"
+	@echo "make check   ruff, mypy, the import contracts; the audit, once its tool is there"
+	@echo "make audit   known vulnerabilities of what is installed, where an index answers"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make setup   only create $(VENV) and install into it"
 
@@ -54,6 +55,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@sh audit.sh $(VENV) if-there
+
+audit: $(STAMP)
+	@sh audit.sh $(VENV)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
