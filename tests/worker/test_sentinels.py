@@ -52,7 +52,7 @@ port {port}
 dir {folder}
 sentinel monitor films 127.0.0.1 {primary} 2
 sentinel auth-pass films {password}
-sentinel down-after-milliseconds films 500
+sentinel down-after-milliseconds films 2000
 sentinel failover-timeout films 3000
 """
 
