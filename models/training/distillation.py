@@ -61,7 +61,8 @@ def guided(base: UNet) -> Teacher:
     def velocity(x: Tensor, sigma: Tensor, told: Conditions, scale: Tensor) -> Tensor:
         level = lambda_of(sigma).float()
         full, null = base(x, level, told), base(x, level, told.without_text())
-        return torch.lerp(null, full, scale.view(-1, 1, 1, 1, 1))
+        # Under autocast the network answers in half precision, and the scale stays whole.
+        return torch.lerp(null.float(), full.float(), scale.view(-1, 1, 1, 1, 1))
 
     return velocity
 

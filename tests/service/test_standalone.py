@@ -115,15 +115,19 @@ def test_dead_child_is_started_again_at_once_then_later_and_later() -> None:
     assert backoff_s(50) == children.LONGEST_DELAY_S
     child = python_child("raise SystemExit(3)")
     child.start()
-    starts: set[int | None] = set()
-    began = time.monotonic()
-    while time.monotonic() - began < 0.4:  # the second start is immediate, the third is not
+    seen: list[tuple[int | None, float]] = [(child.pid, time.monotonic())]  # changes of process
+
+    def third() -> bool:
         child.tend()
-        starts.add(child.pid)
-        time.sleep(0.01)
+        if child.pid != seen[-1][0]:
+            seen.append((child.pid, time.monotonic()))
+        return len(seen) == 4
+
+    eventually(third, 60.0)
     child.kill()
-    assert len(starts - {None}) <= 2
-    assert child.deaths >= 1
+    assert [pid is None for pid, _ in seen] == [False, False, True, False]
+    assert seen[3][1] - seen[2][1] >= backoff_s(2) / 2
+    assert child.deaths == 2
 
 
 def test_killed_parent_takes_its_children_along(tmp_path: Path) -> None:

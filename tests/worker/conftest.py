@@ -1,5 +1,6 @@
 """Real workers for tests: a supervisor process with its child, and a janitor process."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -175,7 +176,8 @@ REQUEST: dict[str, Any] = {
 
 def read_submission(fields: dict[str, Any]) -> Submission:
     """A submission from fields of either kind; the request's have defaults."""
-    own = {name: fields.pop(name) for name in list(fields) if name in Submission.__annotations__}
+    of_submission = {field.name for field in dataclasses.fields(Submission)}
+    own = {name: fields.pop(name) for name in list(fields) if name in of_submission}
     request = VideoRequest(**REQUEST | fields)
     basics: dict[str, Any] = {"tenant": "studio", "fingerprint": os.urandom(16).hex()}
     return Submission(request=request, **basics | own)
