@@ -26,7 +26,7 @@ from service.wire import PREFIX
 MIX = {"retrieve": 45, "list": 10, "models": 5, "create": 15, "cancel": 15, "delete": 10}
 STOCK = 100  # jobs that wait before the first call
 RESTING = 50  # cancelled jobs that are not deleted yet: nobody asks after the oldest any more
-WARM_SHARE = 1 / 6  # of the time, before it: the same calls, not counted
+WARM_SHARE = 1 / 3  # of the time, before it: the same calls, not counted. Threads start, pools fill
 RESIDENT = re.compile(rb"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
 MIB = 1 << 20
 

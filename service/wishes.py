@@ -38,6 +38,7 @@ def read_wishes(tree: Tree, lenient: bool = False) -> Wishes:
     lenient  unknown fields are ignored with a warning
     """
     values: dict[str, Any] = {}
+    names: dict[str, str] = {}  # under which each field was given first
     warnings: list[str] = []
     for name, value in unfold_params(tree).items():
         field = fields.BY_NAME.get(name)
@@ -49,10 +50,10 @@ def read_wishes(tree: Tree, lenient: bool = False) -> Wishes:
         if value is None:
             continue
         read = field.type.read(value, name)
+        first = names.setdefault(field.name, name)
         if values.setdefault(field.name, read) != read:
             raise InvalidValue(
-                f"{name}: contradicts {field.name}, which it is an alias of; got {show(value)}",
-                name,
+                f"{name}: contradicts {first}, which means the same; got {show(value)}", name
             )
     return Wishes(values, tuple(warnings[:MAX_WARNINGS]))
 

@@ -26,6 +26,14 @@ KNOWN = 20  # things of a kind that are remembered, the newest
 SHOWN = 500  # characters of a fault
 ID_STARTS = {"video_": "video_id", "file-": "file_id", "char_": "character_id"}
 PARTS = 4  # fields at most of a body that was made plausible
+NEEDED: dict[str, dict[str, Any]] = {  # by an order of each kind, beside a prompt
+    "createVideo": {},
+    "editVideo": {"model": "able"},
+    "extendVideo": {"model": "able", "seconds": 1},
+    "interpolateVideo": {"model": "able", "frame_interpolation_factor": 2},
+    "upscaleVideo": {"model": "able", "upscale_factor": 2},
+}
+ON_FILMS = ("editVideo", "extendVideo")  # whose body names the film
 
 
 @dataclass
@@ -157,10 +165,16 @@ class Campaign:
         for name in case.path_parameters:
             if self.known.get(name) and self.dice.random() < 0.5:
                 case.path_parameters[name] = self.dice.choice(self.known[name])
-        orders = "model" in str(case.operation.definition.raw.get("requestBody", ""))
-        if orders and isinstance(case.body, dict) and self.dice.random() < 0.5:
-            kept = self.dice.sample(sorted(case.body), min(len(case.body), PARTS - 1))
-            case.body = {name: case.body[name] for name in kept} | {"prompt": "a fox"}
+        name = case.operation.definition.raw["operationId"]
+        if name in NEEDED and isinstance(case.body, dict) and self.dice.random() < 0.5:
+            kept = self.dice.sample(
+                sorted(case.body), min(len(case.body), self.dice.randint(0, PARTS))
+            )
+            drawn = {part: case.body[part] for part in kept}
+            body = drawn | {"prompt": "a fox"} | NEEDED[name]
+            if name in ON_FILMS:
+                body["video"] = {"id": self.dice.choice(self.known["video_id"])}
+            case.body = body
 
     def learn(self, case: Any, response: Any) -> None:
         """Remember what was made."""

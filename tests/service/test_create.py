@@ -198,6 +198,12 @@ BAD = [
     ({"extra_params": {"x": 1}}, "unknown_parameter", "extra_params.x", ["sampler"]),
     ({"extra_body": 3}, "invalid_value", "extra_body", ["3"]),
     ({"seconds": 1, "duration": 2}, "invalid_value", "duration", ["2", "seconds"]),
+    (
+        {"steps": 4, "num_inference_steps": 5},
+        "invalid_value",
+        "num_inference_steps",
+        ["contradicts steps, ", "5"],
+    ),
     ({"enhance_prompt": True}, "invalid_value", "enhance_prompt", ["True", "false"]),
     ({"enhance_prompt": "yes"}, "invalid_value", "enhance_prompt", ["yes"]),
     ({"service_tier": "turbo"}, "invalid_value", "service_tier", ["turbo", "flex"]),
