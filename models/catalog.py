@@ -92,20 +92,22 @@ class CostCurve:
 
     lead_s: float = 0.1  # before the first step, at any size
     pass_s: float = 0.02  # a pass, at any size …
-    pass_s_per_volume: float = 1.0  # … and for each megapixel of film
+    pass_s_per_volume: float = 1.0  # … and for each megapixel of film …
+    pass_volume: float | None = None  # … up to so many: stages after the network make the rest
     tail_s: float = 0.1  # after the last step, at any size …
     tail_s_per_volume: float = 1.0  # … and for each megapixel of film
     memory_mb: float = 0.0  # peak at any size: weights and runtime, MiB …
     memory_mb_per_volume: float = 0.0  # … and for each megapixel of film
 
     def __post_init__(self) -> None:
-        numbers = vars(self).values()
+        numbers = (number for number in vars(self).values() if number is not None)
         if not all(isinstance(n, int | float) and 0 <= n < math.inf for n in numbers):
             raise ValueError(f"a cost curve holds finite numbers of at least 0: {self}")
 
     def step_s(self, volume: float, passes: int) -> float:
         """Seconds of one denoising step."""
-        return passes * (self.pass_s + self.pass_s_per_volume * volume)
+        seen = volume if self.pass_volume is None else min(volume, self.pass_volume)
+        return passes * (self.pass_s + self.pass_s_per_volume * seen)
 
     def after_s(self, volume: float) -> float:
         """Seconds from the last denoising step to the stored film."""
@@ -135,11 +137,18 @@ class Quality:
     """How much work a film is worth: steps of every stage."""
 
     name: str  # "draft", "standard" or "high"; of open weights "standard" or "fast"
-    base_steps: int | None = None  # None: those of the request
+    base_steps: int | None = None  # see `fixed_steps`
     distilled: bool = False  # the base's few-step student makes the key frames
     interpolation_steps: int = 4  # of each pass
     upsampler_steps: int = 3  # of each chunk
     temporal_decoder: bool = True
+
+    def fixed_steps(self, task_type: str) -> int | None:
+        """Steps of the key frames, which a request cannot change; None: those of the request.
+
+        A distilled base knows words only; of other kinds the base itself draws the key frames.
+        """
+        return None if self.distilled and task_type != "text" else self.base_steps
 
 
 @dataclass(frozen=True)

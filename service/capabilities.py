@@ -161,6 +161,8 @@ def to_model(card: ModelCard) -> Model:
 
 def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: str) -> VideoModel:
     serving = [worker for worker in workers if worker.model == card.id]
+    rate = card.fps[0]
+    frames = card.frames_at(rate)
     return VideoModel(
         **to_model(card).model_dump(),
         title=card.title,
@@ -169,17 +171,17 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         task_types=sorted(offered(card)),
         sizes=list(card.sizes),
         num_frames=FrameLimits(
-            offset=card.frames.offset,
-            step=card.frames.step,
-            minimum=card.frames.minimum,
-            maximum=card.frames.maximum,
+            offset=frames.offset,
+            step=frames.step,
+            minimum=frames.minimum,
+            maximum=frames.maximum,
             default=card.default_frames,
         ),
         fps=list(card.fps),
         seconds=Range(
-            minimum=card.frames.minimum / card.fps[0],
-            maximum=card.frames.maximum / card.fps[0],
-            default=card.default_frames / card.fps[0],
+            minimum=frames.minimum / rate,
+            maximum=frames.maximum / rate,
+            default=card.default_frames / rate,
         ),
         num_inference_steps=to_range(card.steps),
         guidance_scale=to_range(card.guidance),

@@ -88,13 +88,15 @@ def check_adapter(name: str | None, card: ModelCard) -> None:
         raise refuse(fields.ADAPTER.name, wanted, name)
 
 
-def resolve_steps(wishes: Wishes, card: ModelCard, quality: Quality | None, staged: bool) -> int:
+def resolve_steps(
+    wishes: Wishes, card: ModelCard, quality: Quality | None, task_type: str, staged: bool
+) -> int:
     """Denoising steps of the base; a quality may fix them for films that go through stages."""
     asked, span = wishes.get(fields.STEPS), card.steps
     if asked is not None and not span.allows(asked):
         wanted = f"between {span.minimum:g} and {span.maximum:g}"
         raise refuse(fields.STEPS.name, wanted, asked)
-    fixed = quality.base_steps if quality and staged else None
+    fixed = quality.fixed_steps(task_type) if quality and staged else None
     if fixed is None:
         return int(span.default) if asked is None else asked
     if asked not in (None, fixed):

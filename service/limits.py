@@ -65,7 +65,7 @@ def resolve(
         num_frames=num_frames,
         fps=fps,
         seed=seed,
-        num_inference_steps=resolve_steps(wishes, card, quality, staged),
+        num_inference_steps=resolve_steps(wishes, card, quality, task_type, staged),
         guidance_scale=guidance,
         sampler=sampler,
         quality=quality and quality.name,

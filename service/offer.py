@@ -79,7 +79,8 @@ def remove(name: str, data_dir: DataDir = None) -> None:
 
 
 def to_row(card: ModelCard) -> tuple[str, ...]:
-    frames = f"{card.frames.minimum}-{card.frames.maximum}"
+    rule = card.frames_at(card.fps[0])
+    frames = f"{rule.minimum}-{rule.maximum}"
     rates = ", ".join(map(str, card.fps))
     kinds, sizes = ", ".join(sorted(card.tasks)), ", ".join(card.sizes)
     return card.id, card.title, kinds, sizes, frames, rates, card.licence

@@ -35,7 +35,7 @@ def rehearse(tools: Equipment) -> Sample | None:
     if "text" not in card.tasks:
         return None  # other kinds want pictures that nobody gave
     began = time.monotonic()
-    first = perform(order(card, card.frames.minimum, 1), tools)
+    first = perform(order(card, card.frames_at(card.fps[0]).minimum, 1), tools)
     if first is None or time.monotonic() - began > PATIENCE_S:
         return first
     return perform(order(card, card.default_frames, STEPS), tools) or first

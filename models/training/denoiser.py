@@ -49,9 +49,10 @@ STEP_IMAGES = 96  # in a step of single frames
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
 LAYOUTS = (
     ((1, 8.0), 0.5),
-    ((4, 2.0), 0.25),
+    ((4, 2.0), 0.2),
     ((8, 4.0), 0.08),
-    ((16, 8.0), 0.14),
+    ((13, 6.0), 0.1),  # key frames of the stages after the base
+    ((16, 8.0), 0.09),
     ((8, 2.0), 0.03),
 )
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
@@ -209,19 +210,26 @@ def clips(
     references: Annotated[
         float, typer.Option(help="Share of steps that show the subject elsewhere too.")
     ] = REFERENCE_BATCHES,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn: another one, other clips.")] = 0,
 ) -> None:
     """Train the temporal layers, and unless frozen the rest with them, on clips and images."""
-    shop = Workshop(preset, folder, (*EDITION, *ADDED, *ADDED), references)
+    shop = Workshop(preset, folder, (*EDITION, *ADDED), references)
     unet = shop.unet()
     unet.load_state_dict(averaged(begin))
     temporal = {id(parameter) for parameter in unet.temporal_parameters()}
     for parameter in unet.parameters():
         parameter.requires_grad_(not frozen or id(parameter) in temporal)
     config = RunConfig(
-        steps, STEP_FRAMES, learning_rate, warmup=50, cooldown=cooldown, ema_decay=0.995
+        steps,
+        STEP_FRAMES,
+        learning_rate,
+        warmup=50,
+        cooldown=cooldown,
+        ema_decay=0.995,
+        seed=seed,
     )
     run = Run(folder, unet, config)
-    ahead = Ahead(lambda draws: mixed(shop.maker, draws))
+    ahead = Ahead(lambda draws: mixed(shop.maker, draws), seed)
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
         return {"loss": velocity_loss(unet, ahead.take(step), draws)}

@@ -308,7 +308,8 @@ def main(
         _preview(comparison, shop.autoencoder, config),
     )
     write_scores(folder, comparison.measured(student))
-    publish(preset, "student", student.unet, config)
+    # A second network of the base's size: in halves it would take the preset over its bound.
+    publish(preset, "student", student.unet, config, eight_bits=True)
 
 
 if __name__ == "__main__":

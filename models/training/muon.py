@@ -23,6 +23,7 @@ class Muon(torch.optim.Optimizer):
 
     matrices  parameters of two or more dimensions, the first of which is the output
     others    parameters that AdamW moves: gains, biases, embeddings, first and last layers
+    dtype     in which updates are orthogonalised; bfloat16 is exact to two parts in a hundred
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._dtype = dtype
         groups = [
             {"params": list(matrices), "matrix": True},
             {"params": list(others), "matrix": False},
@@ -60,7 +63,7 @@ class Muon(torch.optim.Optimizer):
             update = self._momentum(parameter, group["momentum"]).flatten(1)
             alike.setdefault((update.shape[0], update.shape[1]), []).append((parameter, update))
         for (rows, columns), pairs in alike.items():
-            straight = orthogonalised(torch.stack([update for _, update in pairs]))
+            straight = orthogonalised(torch.stack([update.to(self._dtype) for _, update in pairs]))
             size = group["lr"] * _ADAMW_RMS * math.sqrt(max(rows, columns))
             for (parameter, _), update in zip(pairs, straight, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])

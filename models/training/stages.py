@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.training.world import CLIP_SECONDS, ClipState, World
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.config import StageConfig, read_config, write_stage
+from models.videoldm.packing import packed
 
 
 def open_autoencoder(preset: Path) -> Autoencoder:
@@ -52,12 +53,18 @@ def levels(count: int, generator: torch.Generator, top_share: float = 0.0) -> Te
     return torch.where(top, torch.ones(()), u.clamp_min(1e-3)).double()
 
 
-def publish(preset: Path, name: str, module: nn.Module, config: StageConfig) -> None:
-    """Put a stage into the preset: its config first, for weights are what make a stage present."""
+def publish(
+    preset: Path, name: str, module: nn.Module, config: StageConfig, eight_bits: bool = False
+) -> None:
+    """Put a stage into the preset, as float16 or with its matrices in eight bits.
+
+    Its config comes first, for weights are what make a stage present.
+    """
     write_stage(config, preset / f"{name}.json")
-    halves = {key: value.half().contiguous() for key, value in module.state_dict().items()}
+    state = module.state_dict()
+    stored = packed(state) if eight_bits else {key: value.half() for key, value in state.items()}
     partial = preset / f"{name}.safetensors.partial"
-    save_file(halves, partial)
+    save_file({key: value.contiguous() for key, value in stored.items()}, partial)
     os.replace(partial, preset / f"{name}.safetensors")
 
 

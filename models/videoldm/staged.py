@@ -130,7 +130,7 @@ def key_task(task: Task, rule: CascadeRule, quality: Quality, card: ModelCard) -
     dense = bool(rule.fps) and task.fps in rule.fps
     times = key_times(rule, task.num_frames, task.fps, card.frames.minimum)
     width, height = (int(side) for side in rule.base_size.split("x"))
-    fixed = quality.base_steps
+    fixed = quality.fixed_steps(task.task_type)
     return replace(
         task,
         width=width,

@@ -387,6 +387,23 @@ def test_a_published_stage_is_present_and_loads(tmp_path: Path) -> None:
         assert torch.equal(value, module.state_dict()[name].half().float())
 
 
+def test_a_stage_in_eight_bits_is_half_a_step_from_what_was_trained_at_most(tmp_path: Path) -> None:
+    folder = build_preset(tmp_path / "tiny")
+    module = stirred(UNet(INTERPOLATOR.unet))
+    publish(folder, "interpolator", module, INTERPOLATOR, eight_bits=True)
+    stage = load_preset(folder).stages.interpolator
+    assert stage is not None
+    floats = sum(4 * value.numel() for value in module.state_dict().values())
+    assert (folder / "interpolator.safetensors").stat().st_size < 0.5 * floats
+    for name, value in stage.unet.state_dict().items():
+        trained = module.state_dict()[name]
+        if trained.ndim < 2:
+            assert torch.equal(value, trained)
+            continue
+        steps = trained.flatten(1).abs().amax(1) / 127
+        assert ((value - trained).flatten(1).abs().amax(1) <= 0.51 * steps + 1e-7).all()
+
+
 def test_levels_cover_a_batch_and_some_are_pure_noise() -> None:
     u = levels(400, torch.Generator().manual_seed(0), 0.25)
     assert 0 < float(u.min()) < 0.01

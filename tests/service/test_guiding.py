@@ -116,6 +116,22 @@ def test_a_quality_says_how_many_steps_the_stages_have(client):
     assert plain["num_inference_steps"] == 16  # no stage makes it
 
 
+def test_steps_of_a_few_step_student_bind_only_what_it_draws(client):
+    begun = {"quality": "draft", "first_frame": PICTURE}
+    assert send(client, begun).json()["num_inference_steps"] == 16
+    assert send(client, begun | {"num_inference_steps": 12}).json()["num_inference_steps"] == 12
+    refused = send(client, {"quality": "draft", "num_inference_steps": 12})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_inference_steps")
+
+
+def test_shortest_clips_are_listed_as_the_default_rate_allows_them(client, model):
+    listed = {one["id"]: one for one in client.get("/v1/videos/models").json()["data"]}["tiny"]
+    shortest = listed["num_frames"]["minimum"]
+    assert (shortest, listed["seconds"]["minimum"]) == (24, 1.0)
+    assert send(client, {"num_frames": shortest}).status_code == 200
+    assert send(client, {"num_frames": shortest - 1}).status_code == 400
+
+
 REFUSED = [
     ({"adapter": "rex"}, "adapter", ["tiny has none", "rex"]),
     ({"model": "worded", "adapter": "fido"}, "adapter", ["rex, tom", "fido"]),

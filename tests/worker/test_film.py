@@ -14,8 +14,10 @@ from models.protocol import Frames, OnStep, Step, Task
 from models.videoldm.adapters import write_adapter
 from models.videoldm.config import read_config, write_config
 from models.videoldm.pipeline import load_videoldm
+from models.videoldm.staged import staged
 from models.videoldm.weights import digest, load_preset
 from tests.models.presets import build_preset
+from tests.models.stages import build_cascade
 from tests.models.test_adapters import adapter
 from tests.worker.conftest import REQUEST
 from tests.worker.shapes import ShapesModel, load_model, write_weights
@@ -24,6 +26,7 @@ from worker.jobs.artifacts import open_store
 from worker.jobs.contract import ErrorCode, Stage, StoryShot, VideoRequest
 from worker.jobs.settings import JobSettings
 from worker.messages import CancelledMessage, Done, Failed, FromChild, Run, StageStarted, StepDone
+from worker.rehearsal import rehearse
 from worker.shelf import Shelf
 
 PIECE = 4
@@ -207,3 +210,13 @@ def test_a_story_says_how_far_each_shot_is(tmp_path: Path) -> None:
     stages = [message.stage for message in heard if isinstance(message, StageStarted)]
     assert stages == [*dict.fromkeys(stages)]
     assert stages[-2:] == [Stage.POST_PROCESSING, Stage.UPLOADING]
+
+
+def test_a_model_with_stages_is_rehearsed_at_its_default_size(tmp_path: Path) -> None:
+    folder = build_cascade(tmp_path / "tiny")
+    model = staged(load_videoldm(folder, "cpu", torch.float32))
+    sample = rehearse(equip(tmp_path, model))
+    assert sample is not None
+    assert sample.shape.width == 128
+    assert sample.shape.num_frames in (24, 48)  # on a slow machine the shortest clip is all
+    assert sample.step_s > 0

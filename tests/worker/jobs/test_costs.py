@@ -1,6 +1,7 @@
 """The estimator's laws: what was seen is believed, what was not is scaled by the declared curve."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,14 @@ def test_without_a_measurement_the_declared_curve_stands():
     volume = 64 * 64 * 16 / 1e6
     assert found.total_s == pytest.approx(0.5 + 20 * 2 * (0.1 + 2 * volume) + 0.3 + 1.5 * volume)
     assert found.peak_mb == pytest.approx(500 + 1000 * volume)
+
+
+def test_a_step_of_a_film_made_by_stages_costs_no_more_than_the_network_sees():
+    curve = replace(CURVE, pass_volume=64 * 64 * 16 / 1e6)
+    small, large = (estimate(request(side=side), curve, ()) for side in (64, 256))
+    assert large.step_s == small.step_s
+    assert large.tail_s > small.tail_s
+    assert estimate(request(frames=8), curve, ()).step_s < small.step_s
 
 
 @given(
