@@ -45,6 +45,17 @@ def test_an_update_measures_as_adamw_does(shape: tuple[int, ...]) -> None:
     assert 0.8 * 0.1 < weight.square().mean().sqrt() < 1.2 * 0.1
 
 
+def test_an_update_in_half_precision_is_nearly_that_in_full() -> None:
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(torch.zeros(24, 60))
+        weight.grad = torch.randn(24, 60, generator=torch.Generator().manual_seed(4)) * 1e-4
+        Muon([weight], [], lr=0.5, weight_decay=0, dtype=dtype).step()
+        moved.append(weight.detach())
+    assert not torch.equal(*moved)
+    assert (moved[1] - moved[0]).norm() < 0.05 * moved[0].norm()
+
+
 def test_other_parameters_move_as_under_adamw() -> None:
     ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     muon = Muon([], [ours], lr=0.1, weight_decay=0.01)
