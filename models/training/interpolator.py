@@ -37,11 +37,12 @@ from models.videoldm.interpolation import (
     Interpolator,
     dense_times,
     interpolated,
+    residual,
     window_conditions,
 )
 from models.videoldm.unet import UNet
 
-KEY_GAPS_S = (1 / 6, 1 / 8)  # of the base; half of all windows
+KEY_GAPS_S, KEY_SHARE = (1 / 6, 1 / 8), 0.7  # of the base, and of how many windows
 GAPS_S = (1 / 60, 1 / 2)  # any other gap
 QUARTERS_SHARE = 0.8  # of batches are filled at the quarters of their gaps
 TOP_SHARE = 0.15  # of samples begin at pure noise, where few-step sampling spends its calls
@@ -80,7 +81,7 @@ class WindowMaker:
 
     @staticmethod
     def _gap(draw: random.Random) -> float:
-        if draw.random() < 0.5:
+        if draw.random() < KEY_SHARE:
             return draw.choice(KEY_GAPS_S)
         low, high = (math.log(gap) for gap in GAPS_S)
         return math.exp(draw.uniform(low, high))
@@ -93,9 +94,9 @@ def window_loss(
     log_snr = cosine_lambda(levels(len(latents), draws.torch, TOP_SHARE))
     sigma = sigma_of(log_snr)
     eps = torch.randn(latents.shape, generator=draws.torch)
-    told = window_conditions(times, latents, config)
-    predicted = unet(noised(latents, eps, sigma).float(), log_snr.float(), told)
-    error = (predicted.float() - v_of(latents, eps, sigma).float()).square()
+    told, clean = window_conditions(times, latents, config), residual(times, latents, config)
+    predicted = unet(noised(clean, eps, sigma).float(), log_snr.float(), told)
+    error = (predicted.float() - v_of(clean, eps, sigma).float()).square()
     return error[:, :, 1:-1].mean()
 
 
@@ -158,10 +159,13 @@ def train(
     config: InterpolatorConfig,
     folder: Path,
     optimisation: RunConfig,
+    begin: Path | None = None,
 ) -> Interpolator:
-    """Train, or continue, the stage in its folder."""
+    """Train, or continue, the stage in its folder; a new one may begin with another's weights."""
     torch.manual_seed(0)
     unet = channels_last(UNet(config.unet))
+    if begin is not None:
+        unet.load_state_dict(averaged(begin))
     maker = WindowMaker(world, autoencoder, config.infill)
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
@@ -195,13 +199,14 @@ def main(
     batch: int = 24,
     learning_rate: float = 2e-3,
     clips: Annotated[int, typer.Option(help="Held-out clips to measure on.")] = 40,
+    begin: Annotated[Path | None, typer.Option(help="A run whose weights to begin with.")] = None,
 ) -> None:
     """Train, or continue, temporal interpolation."""
     torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
     sheet, autoencoder = open_sheet(), open_autoencoder(preset)
     world = World(sheet, WorldConfig(pan_share=0.15, two_subjects_share=0.15))
     optimisation = RunConfig(steps, batch, learning_rate, warmup=50, ema_decay=0.998)
-    stage = train(world, autoencoder, InterpolatorConfig(), folder, optimisation)
+    stage = train(world, autoencoder, InterpolatorConfig(), folder, optimisation, begin)
     # Where nothing moves a blend is exact, and there is nothing to gain.
     moving = replace(world.config, concepts=tuple(sorted(HELD_OUT)), direction_share=1.0)
     held_out = World(sheet, moving)

@@ -93,6 +93,7 @@ class InterpolatorConfig:
         )
     )
     infill: int = 3  # frames made in a gap at once; 1..7
+    residual_gain: float = 4.0  # of what frames have over a blend of their keys
 
 
 @dataclass(frozen=True)

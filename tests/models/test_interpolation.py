@@ -13,6 +13,7 @@ from models.videoldm.interpolation import (
     interpolated,
     network_calls,
     plan_passes,
+    residual,
     window_conditions,
 )
 from models.videoldm.unet import UNet
@@ -125,10 +126,34 @@ def test_times_outside_the_keys_are_refused(times: Sequence[float]) -> None:
         plan_passes(even(3, 6), times)
 
 
-def test_the_middle_of_a_window_tells_the_network_nothing() -> None:
+def test_a_window_tells_the_network_of_its_keys_alone() -> None:
     latents = torch.randn(1, 4, 5, 4, 4)
-    told = window_conditions(torch.tensor([even(5, 24)]), latents, INTERPOLATOR)
-    assert told.frames[:, :, 1:-1].abs().max() == 0
+    times = torch.tensor([even(5, 24)])
+    told = window_conditions(times, latents, INTERPOLATOR)
+    assert torch.allclose(told.frames[:, :, 2], latents[:, :, [0, -1]].mean(2), atol=1e-6)
     assert torch.equal(told.frames[:, :, [0, -1]], latents[:, :, [0, -1]])
+    other = torch.cat([latents[:, :, :1], torch.randn(1, 4, 3, 4, 4), latents[:, :, -1:]], 2)
+    assert torch.equal(window_conditions(times, other, INTERPOLATOR).frames, told.frames)
+    assert told.mask[0, 0, :, 0, 0].tolist() == [1, 0, 0, 0, 1]
     assert not told.text_mask.any()
     assert told.log2_fps.exp2().tolist() == pytest.approx([24.0], rel=1e-4)
+
+
+def test_an_untrained_network_blends() -> None:
+    silent = Interpolator(INTERPOLATOR, UNet(INTERPOLATOR.unet).eval())
+    given, times = keys(3), even(3, 6)
+    film = interpolated(silent, given, times, even(9, 24), steps=1)
+    middle = (given[:, :, 0] + given[:, :, 1]) / 2
+    assert torch.allclose(film[:, :, 2], middle, atol=1e-3)
+    quarter = torch.lerp(given[:, :, 1], given[:, :, 2], 0.25)
+    assert torch.allclose(film[:, :, 5], quarter, atol=1e-3)
+
+
+def test_what_a_window_has_over_its_blend_is_nothing_at_its_keys() -> None:
+    latents = torch.randn(2, 4, 5, 4, 4)
+    times = torch.tensor([even(5, 24), [0.0, 0.01, 0.02, 0.05, 0.1]])
+    over = residual(times, latents, INTERPOLATOR)
+    assert over[:, :, [0, -1]].abs().max() == 0
+    told = window_conditions(times, latents, INTERPOLATOR)
+    again = told.frames + over / INTERPOLATOR.residual_gain
+    assert torch.allclose(again, latents, atol=1e-5)
