@@ -9,7 +9,7 @@ from service.client import Client, completed
 from service.display import follow_with_bar, write_contact_sheet
 from service.trial import trial_service
 
-PROMPT = "a unicorn moving left over a sunset"
+PROMPT = "a ship moving left over a sunset"
 
 
 def show_demo(prompt: str, folder: Path, console: Console) -> None:

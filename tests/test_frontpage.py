@@ -1,6 +1,7 @@
 """The README names nothing that is not there; its snippets are run by tests of the service."""
 
 import json
+import math
 import re
 import shlex
 from importlib.util import find_spec
@@ -112,3 +113,22 @@ def test_an_unlucky_job_runs_as_often_as_is_said() -> None:
     tries = JobSettings.model_fields["max_attempts"].default
     said = {2: "twice", 3: "three times"}
     assert f"at most {said[tries]}" in " ".join(README.split())
+
+
+def test_figures_of_the_service_are_its_reports() -> None:
+    report = json.loads((ROOT / "reports" / "bench.json").read_text(encoding="utf-8"))
+    text = " ".join(README.split())
+    found = re.search(
+        r"On (\d+) CPU cores it adds (\d+) ms to a job, answers 99 of 100 orders, sent at (\d+) a "
+        r"second, within (\d+) ms, and 99 of 100 mixed calls, at (\d+) a second, within (\d+) ms",
+        text,
+    )
+    assert found is not None
+    cores, overhead_ms, _, order_ms, rate, mixed_ms = map(int, found.groups())
+    details = report["details"]
+    assert details["machine"].endswith(f", {cores} CPUs")
+    assert details["mixed_rate"] == rate
+    assert overhead_ms == round(report["overhead_ms"])
+    assert order_ms == math.ceil(report["submit_p99_ms"])
+    assert mixed_ms == math.ceil(report["mixed_p99_ms"])
+    assert report["mixed_errors"] == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import av
+from PIL import Image
 
 from service.client import Client, Video, completed
 from service.trial import READY_LINE
@@ -174,3 +175,24 @@ def module_of(pid: int) -> str:
     """What `python -m` runs in a process."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
     return words[words.index("-m") + 1] if "-m" in words else ""
+
+
+def test_the_demonstration_leaves_a_film_and_its_frames_and_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    shown = subprocess.run(
+        (sys.executable, "-m", "service.cli", "demo", "--out", tmp_path / "out"),
+        cwd=ROOT,
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    ).stdout
+    check_film(tmp_path / "out" / "demo.mp4")
+    with Image.open(tmp_path / "out" / "demo.png") as sheet:
+        assert min(sheet.size) > 4 * 64  # pixels: sixteen frames, enlarged
+    assert "completed" in shown
+    assert "100 %" in shown
+    for told in ("demo.mp4", "demo.png", "make up", "praxino generate"):
+        assert told in shown
