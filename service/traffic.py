@@ -26,7 +26,7 @@ from service.wire import PREFIX
 MIX = {"retrieve": 45, "list": 10, "models": 5, "create": 15, "cancel": 15, "delete": 10}
 STOCK = 100  # jobs that wait before the first call
 RESTING = 50  # cancelled jobs that are not deleted yet: nobody asks after the oldest any more
-WARM_SHARE = 1 / 3  # of the time, before it: the same calls, not counted. Threads start, pools fill
+WARM_SHARE = 1 / 6  # of the time, before it: the same calls, not counted
 RESIDENT = re.compile(rb"^process_resident_memory_bytes (\S+)$", re.MULTILINE)
 MIB = 1 << 20
 
@@ -62,9 +62,12 @@ class Traffic:
         self.errors: ErrorCount = Counter()
 
     async def stock(self) -> None:
-        """Order the first jobs. raises JobFailed if one is refused"""
-        for _ in range(STOCK):
-            await self.call("create", asyncio.get_running_loop().time())
+        """Order the first jobs, at once: the API then has all the threads that it will ever need.
+
+        raises JobFailed if one is refused
+        """
+        now = asyncio.get_running_loop().time()
+        await asyncio.gather(*(self.call("create", now) for _ in range(STOCK)))
         self.forget()
 
     def forget(self) -> None:
