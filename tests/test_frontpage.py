@@ -119,8 +119,9 @@ def test_figures_of_the_service_are_its_reports() -> None:
     report = json.loads((ROOT / "reports" / "bench.json").read_text(encoding="utf-8"))
     text = " ".join(README.split())
     found = re.search(
-        r"On (\d+) CPU cores the service adds (\d+) ms to a job, answers 99 of 100 orders, sent at (\d+) a "
-        r"second, within (\d+) ms, and 99 of 100 mixed calls, at (\d+) a second, within (\d+) ms",
+        r"On (\d+) CPU cores the service adds (\d+) ms to a job, answers 99 of 100 orders, sent at "
+        r"(\d+) a second, within (\d+) ms, and 99 of 100 mixed calls, at (\d+) a second, within "
+        r"(\d+) ms",
         text,
     )
     assert found is not None
