@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos open containers check audit format up
+.PHONY: help setup demo test fuzz chaos fleet open containers check audit format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make fuzz    thousands of calls that the API's own document allows or forbids: reports/fuzz.json"
 	@echo "make chaos   500 jobs while random parts of the service die, then an audit: reports/chaos.json"
+	@echo "make fleet   four workers beside one, a long queue beside none, checkpoints: reports/fleet.json"
 	@echo "make open    adapters of open weights beside plain diffusers: reports/openweights.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
 	@echo "make check   ruff, mypy, the import contracts; the audit, once its tool is there"
@@ -42,6 +43,10 @@ fuzz: $(STAMP)
 
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --jobs 500 --seed 1 --workers 3 --short-times
+
+# What several workers gain, what a long queue and checkpoints cost; wants a quiet machine.
+fleet: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.fleetbench
 
 # What the adapters of open weights cost and gain beside plain diffusers; wants a quiet machine.
 open: $(STAMP)

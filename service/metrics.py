@@ -32,7 +32,7 @@ from worker.jobs.tally import Histogram as TallyHistogram
 QUICK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-STATES = ("starting", "idle", "busy", "draining")  # of a worker
+STATES = ("starting", "idle", "busy", "resting", "draining")  # of a worker
 KIND = ("task_type", "model")
 
 

@@ -40,6 +40,7 @@ class Verdict(StrEnum):
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
     UNSTORED = "unstored"  # the film is finished and kept on this machine; the store is away
+    ROOMLESS = "roomless"  # this machine's disk is full
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
     DRAINED = "drained"  # the worker leaves: give the job back
     OUTRANKED = "outranked"  # a job of a higher tier waits: give this one back
@@ -47,7 +48,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """An ended attempt; `result` with DONE, `error` with FAILED and most UNSTORED."""
+    """An ended attempt; `result` with DONE, `error` with FAILED, ROOMLESS and most UNSTORED."""
 
     verdict: Verdict
     result: JobResult | None = None
@@ -220,8 +221,12 @@ class Attempt:
             return Outcome(self._stopped)
         if message.crowded:
             return Outcome(Verdict.CROWDED, reason="no memory for it beside other jobs")
+        if message.full:
+            verdict = Verdict.ROOMLESS
+        else:
+            verdict = Verdict.UNSTORED if message.finished else Verdict.FAILED
         return Outcome(
-            Verdict.UNSTORED if message.finished else Verdict.FAILED,
+            verdict,
             error=JobError(code=message.code, message=message.message),
             retryable=message.retryable,
         )

@@ -9,6 +9,8 @@ from worker.jobs.store import JobStore
 
 # So long a finished film is given back for nothing; then storing it uses up retries, and ends.
 UNSTORED_FREE_S = 24 * 3600.0
+# And so long a job that meets full disks.
+ROOMLESS_FREE_S = 3600.0
 
 CANCELLED = JobError(code=ErrorCode.CANCELLED, message="The job was cancelled.")
 
@@ -51,21 +53,23 @@ FREE = frozenset(
     }
 )
 BACK = FREE | {Verdict.CRASHED, Verdict.UNSTORED}
+FREE_S = {Verdict.UNSTORED: UNSTORED_FREE_S, Verdict.ROOMLESS: ROOMLESS_FREE_S}
 
 
 def goes_back(job: Job, outcome: Outcome) -> bool:
     """Whether the job is given back. Only infrastructure faults are: a wrong request or a job
     that is too large would fail again. The store ends a crashed job that has no retry left; a
     fault with a better explanation than "lost" keeps it."""
-    if outcome.verdict in BACK:
+    if outcome.verdict in BACK or not costs_retry(job, outcome):
         return True
-    return outcome.verdict is Verdict.FAILED and outcome.retryable and job.retries_left > 0
+    return outcome.retryable and job.retries_left > 0
 
 
 def costs_retry(job: Job, outcome: Outcome) -> bool:
     """Whether giving back uses up a retry: not for what was no fault of the job's."""
-    if outcome.verdict is Verdict.UNSTORED:
-        return job.started_at is not None and time.time() - job.started_at > UNSTORED_FREE_S
+    free_s = FREE_S.get(outcome.verdict)
+    if free_s is not None:
+        return job.started_at is not None and time.time() - job.started_at > free_s
     return outcome.verdict not in FREE
 
 

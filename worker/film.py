@@ -5,6 +5,7 @@ code and a sentence that is safe to show. Nothing here knows the queue.
 """
 
 import errno
+import resource
 import tempfile
 import traceback
 from collections.abc import Callable, Generator
@@ -118,11 +119,9 @@ def read_failure(error: Exception, token: str | None) -> Failed:
             ErrorCode.INVALID_INPUT_MEDIA, "An input of this job is gone or cannot be read."
         )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return failed(
-            ErrorCode.INTERNAL_ERROR,
-            "The worker's disk is full, so the clip could not be stored.",
-            again=True,
-        )
+        message = "The worker's disk is full, so the clip could not be stored."
+        roomless = failed(ErrorCode.INTERNAL_ERROR, message, again=True)
+        return roomless.model_copy(update={"full": not exceeds_own_limit(error)})
     if "CUDA error" in str(error):  # sticky: every later call of this process fails as well
         return failed(
             ErrorCode.INTERNAL_ERROR, "The worker's accelerator failed.", again=True, fatal=True
@@ -134,6 +133,12 @@ def read_failure(error: Exception, token: str | None) -> Failed:
     if isinstance(error, ValueError):
         return failed(ErrorCode.INTERNAL_ERROR, "The model does not accept this request.")
     return failed(ErrorCode.INTERNAL_ERROR, "The model failed on this request.")
+
+
+def exceeds_own_limit(error: OSError) -> bool:
+    """Whether a file is larger than this process may ever write: another attempt meets the same."""
+    own_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return error.errno == errno.EFBIG and own_limit != resource.RLIM_INFINITY
 
 
 def read_places(error: Exception) -> list[str]:

@@ -116,7 +116,7 @@ class CancelledMessage(Message):
 class Failed(Message):
     """From the child: the attempt failed; `fatal` means the child itself is unusable, `finished`
     that a whole film waits on this machine and only could not be stored, `crowded` that it had
-    no memory beside the other films of its batch."""
+    no memory beside the other films of its batch, `full` that this machine's disk takes nothing."""
 
     type: Literal["error"] = "error"
     exec: str | None  # None: failed before any attempt, while loading
@@ -126,6 +126,7 @@ class Failed(Message):
     fatal: bool
     finished: bool = False
     crowded: bool = False
+    full: bool = False
 
 
 ToChild = Annotated[Run | Cancel | Yield | Exit, Field(discriminator="type")]

@@ -43,7 +43,7 @@ class Presence:
         return self._clock.due()
 
     def announce(self, state: str, job_id: str | None = None) -> None:
-        """Say what the worker does now: starting, idle, busy or draining."""
+        """Say what the worker does now: starting, idle, busy, resting or draining."""
         self._pulse.beat(state)
         self._put(state, job_id, self._ttl_s)
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROLES = ("worker", "janitor", "webhooks")
-READY = ("idle", "busy", "draining")
+READY = ("idle", "busy", "resting", "draining")
 SILENT_S = 60.0  # an outage of the queue server may delay a beat by half of it
 WIDTH = 16  # of the written state: always the same bytes of the file, so that no reader sees half
 

@@ -23,7 +23,7 @@ from rq.job import Job as Entry
 from rq.job import JobStatus
 from rq.worker import BaseWorker, WorkerStatus
 
-from worker.attempt import Attempt, Outcome, drive
+from worker.attempt import Attempt, Outcome, Verdict, drive
 from worker.desk import QueueDesk
 from worker.drain import Drain
 from worker.ending import Ending, end_attempt
@@ -44,6 +44,7 @@ from worker.messages import Run
 from worker.patience import OUTAGES, persist
 from worker.presence import Presence
 from worker.pulse import Pulse
+from worker.rest import Rest
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
 from worker.trail import Trail
@@ -53,6 +54,7 @@ log = structlog.get_logger()
 Value = TypeVar("Value")
 
 DEQUEUE_S = 1  # how long an idle worker may overlook a signal or the death of its child
+DOZE_S = 0.25  # how long one that rests may overlook a signal
 STATUS = {Ending.COMPLETED: JobStatus.FINISHED, Ending.FAILED: JobStatus.FAILED}
 
 
@@ -102,7 +104,9 @@ class Supervisor(BaseWorker):
         self._artifacts = open_store(settings)
         self._sharing = Sharing(self.store, self._artifacts)
         self._shelf = Shelf(settings.shelf_dir.resolve())
-        self._launcher = Launcher(settings, settings.data_dir.resolve() / "scratch" / self.name)
+        scratch = settings.data_dir.resolve() / "scratch"
+        self._launcher = Launcher(settings, scratch / self.name)
+        self._rest = Rest(scratch)
         self._pace = Pace()
         self._pulse = Pulse(settings.data_dir, "worker")
         self._presence = Presence(
@@ -146,10 +150,14 @@ class Supervisor(BaseWorker):
     def _serve_one(self) -> None:
         loads = self._launcher.loads
         child = self._child()
+        awake = self._rest.over()
         try:
             if self._presence.due() or self._launcher.loads > loads:
-                self._presence.announce("idle")
+                self._presence.announce("idle" if awake else "resting")
                 self.heartbeat()
+            if not awake:
+                time.sleep(DOZE_S)
+                return
             taken = transport.JsonQueue.dequeue_any(self.queues, DEQUEUE_S, self.connection)
         except DequeueTimeout:
             return
@@ -262,9 +270,23 @@ class Supervisor(BaseWorker):
         # What may take its time comes last: meanwhile no lease is renewed.
         if self._launcher.has_child():
             self._launcher.went_well()
+        self._reckon({outcome.verdict for _, outcome, _ in ended})
         for held, outcome, ending in ended:
             self._tidy(held, outcome, ending)
-        self._presence.announce("draining" if self._drain.begun else "idle")
+        self._presence.announce(self._idle_state())
+
+    def _reckon(self, verdicts: set[Verdict]) -> None:
+        """Whether to rest before the next job."""
+        if Verdict.ROOMLESS in verdicts:
+            self._rest.begin()
+        elif Verdict.DONE in verdicts:
+            self._rest.went_well()
+
+    def _idle_state(self) -> str:
+        """What a worker without a job does."""
+        if self._drain.begun:
+            return "draining"
+        return "idle" if self._rest.over() else "resting"
 
     def _attempt(self, held: Held, child: Child, *, shared: bool, more: bool) -> Attempt:
         job, claim = held.job, held.claim

@@ -5,6 +5,7 @@ idempotency key. What was ordered without a key and not answered is not asked ag
 could know what became of it.
 """
 
+import itertools
 import random
 import threading
 import time
@@ -56,6 +57,10 @@ class Ledger:
         """Every job that somebody was told of, with its order."""
         return [(job_id, order) for order in self.orders for job_id in sorted(order.ids)]
 
+    def told(self, tenant: str) -> int:
+        """How many jobs a tenant was told of."""
+        return sum(len(order.ids) for order in list(self.orders) if order.tenant == tenant)
+
     def unanswered(self, tenant: str) -> int:
         """How many jobs of a tenant there may be that nobody was told of."""
         return sum(not order.ids for order in self.orders if order.tenant == tenant)
@@ -77,11 +82,11 @@ class Tenant:
         self._last: tuple[str, str, Body] | None = None
 
     def work(self, count: int, stop: threading.Event) -> None:
-        """Order so many jobs."""
+        """Order until so many jobs were accepted."""
         with self._http:
-            for number in range(count):
+            for number in itertools.count():
                 self._make_room(stop)
-                if stop.is_set():
+                if stop.is_set() or self._ledger.told(self.name) >= count:
                     return
                 self._order(number, stop)
 

@@ -26,6 +26,7 @@ from tests.chaos.watch import (
     heard_again,
     kill,
     moving,
+    replaced,
     stopped,
     wait_until,
 )
@@ -181,17 +182,17 @@ def fill_disk(fleet: Fleet, rng: random.Random) -> float:
 
 
 def spoil_weights(fleet: Fleet, rng: random.Random) -> float:
-    """A child dies while its weights are damaged; until as many workers as before serve again."""
+    """A child dies while its weights are damaged; until a worker has loaded them mended."""
     worker = choose_worker(fleet, rng)
     child = fleet.child_of(worker.pid)
     if child is None:
         raise NoVictim
     with alone(worker.pid), alone("weights"):
         with fleet.spoiled_weights():
+            again = replaced(fleet)
             kill(child)
             time.sleep(rng.uniform(2, 6))
-        began = time.monotonic()
-        return wait_until(lambda: len(fleet.serving()) >= fleet.workers, began)
+        return wait_until(again, time.monotonic())
 
 
 def cut_connections(fleet: Fleet, rng: random.Random) -> float:

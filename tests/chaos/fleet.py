@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +54,15 @@ MODULES = {
 class Fleet:
     """A running service with tenants, keys and somebody who is called. A context manager."""
 
-    def __init__(self, folder: Path, workers: int, *, short_times: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        *,
+        short_times: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """settings: further ones, by their names without `PRAXINO_`"""
         self.workers = workers
         self.data_dir = folder / "data"
         self.log = folder / "log"
@@ -64,7 +72,7 @@ class Fleet:
         self._called.mkdir()
         self.receiver = Receiver(self._called, None)
         self._weights = write_weights(folder / "weights", PACE_S)
-        self._times = SHORT_TIMES if short_times else {}
+        self._own = (SHORT_TIMES if short_times else {}) | dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
         self._seen: dict[int, str] = {}  # every process that ever was, with its start
         self._redis: Redis | None = None
@@ -120,7 +128,7 @@ class Fleet:
             "OUTBOUND_HTTP": "1",
             "WEBHOOK_SECRETS": SECRET,
             "WEBHOOK_RETRIES_S": "0.5,1,2,4,8,16,32",
-        } | self._times
+        } | self._own
         named = {f"PRAXINO_{name}": value for name, value in settings.items()}
         return ours | {"OMP_NUM_THREADS": "1"} | named
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import httpx
 
 from tests.chaos.fleet import Fleet, is_running
+from worker.jobs import keys
 from worker.jobs.contract import TERMINAL, Status
 from worker.jobs.outcomes import WorkerInfo
 from worker.patience import OUTAGES
@@ -80,19 +81,41 @@ def choose_worker(fleet: Fleet, rng: random.Random) -> WorkerInfo:
 
 
 def gone_on(fleet: Fleet, worker: WorkerInfo) -> Condition:
-    """When work goes on after a worker was lost: its job is in other hands or has ended; if it
-    held none, as many workers as before serve again."""
+    """When work goes on after a worker was lost: its job has ended, is in other hands, or stands in
+    line again and the line moves, so that it waits for nothing but its turn; if the worker held
+    none, when another one serves."""
     store = fleet.store
     held = store.peek([worker.job_id]) if worker.job_id else []
     if not held or held[0].status is not Status.IN_PROGRESS or held[0].worker != worker.name:
-        return lambda: len(fleet.serving()) >= fleet.workers
+        return replaced(fleet)
     job = held[0]
+    seen: set[tuple[str, int]] = set()  # attempts that ran when it was first seen in line
 
     def further() -> bool:
         now = store.peek([job.id])
-        return not now or now[0].status in TERMINAL or now[0].attempt > job.attempt
+        if not now or now[0].status in TERMINAL or now[0].attempt > job.attempt:
+            return True
+        if not stands_in_line(fleet, job.id):
+            return False
+        live = store.peek(sorted(store.live_ids()))
+        running = {(j.id, j.attempt) for j in live if j.status is Status.IN_PROGRESS}
+        if not seen:
+            seen.update(running | {("", 0)})
+        return not running <= seen
 
     return further
+
+
+def stands_in_line(fleet: Fleet, job_id: str) -> bool:
+    """Whether a worker that is free and has served everybody before would take this job."""
+    queue = fleet.redis.hget(keys.job(job_id), "queue")
+    return queue is not None and fleet.redis.lpos(queue.decode(), job_id) is not None
+
+
+def replaced(fleet: Fleet) -> Condition:
+    """When a worker serves that does not now: a new one, or one that has loaded its model anew."""
+    before = {(worker.name, worker.loads) for worker in fleet.serving()}
+    return lambda: any((w.name, w.loads) not in before for w in fleet.serving())
 
 
 def moving(fleet: Fleet, job_id: str | None = None) -> Condition:

@@ -199,7 +199,7 @@ class WorkerInfo(Record):
 
     name: str
     model: str
-    state: str  # starting, idle, busy or draining
+    state: str  # starting, idle, busy, resting or draining
     pid: int
     job_id: str | None = None
     loads: int = 0  # times the model was loaded
