@@ -3,13 +3,15 @@
 Only what workers measured counts. While none has measured anything, nothing is refused.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from service import fields
 from service.deps import Services
-from service.errors import InvalidValue
+from service.errors import InvalidValue, show
 from service.intake import Order
+from service.outlook import Prospect
 from service.wishes import Wishes
 from worker.jobs.catalog import ModelCard
 from worker.jobs.contract import VideoRequest
@@ -23,21 +25,48 @@ def appraise(submission: Submission, order: Order, services: Services) -> Submis
 
     raises InvalidValue, naming the field and the largest value that can be made
     """
-    check_budget(submission.request, order.card, order.wishes, services)
-    cost_s = services.outlook.run_s(submission.request)
-    return replace(submission, cost_s=cost_s, warnings=order.wishes.warnings)
+    check_budget(submission, order.card, order.wishes, services)
+    return replace(
+        submission,
+        cost_s=services.outlook.run_s(submission.request),
+        warnings=order.wishes.warnings,
+        gpu_class=choose_class(submission, services),
+    )
+
+
+def check_class(gpu_class: str, known: Sequence[str]) -> None:
+    """raises InvalidValue if this server has no workers of a class"""
+    if gpu_class and gpu_class not in known:
+        has = f"this server has {', '.join(known)}" if known else "this server has no classes"
+        raise InvalidValue(f"gpu_class: {show(gpu_class)} does not exist; {has}", "gpu_class")
+
+
+def choose_class(submission: Submission, services: Services) -> str:
+    """The class of workers that shall make a job: the one that was asked for; "", any, if every
+    worker can make it or nobody knows; else the one with the least memory whose workers all can."""
+    if submission.gpu_class or not services.settings.gpu_classes:
+        return submission.gpu_class
+    timeout_s = services.settings.job_timeout_s
+    found = services.outlook.prospects(submission.request)
+    unable = {each.gpu_class for each in found if obstacle(each, timeout_s)}
+    able = [each for each in found if each.gpu_class and each.gpu_class not in unable]
+    if not unable or not able:
+        return ""
+    return min(able, key=lambda each: (each.memory_mb or math.inf, each.gpu_class)).gpu_class
 
 
 def check_budget(
-    request: VideoRequest, card: ModelCard, wishes: Wishes, services: Services
+    submission: Submission, card: ModelCard, wishes: Wishes, services: Services
 ) -> None:
     """raises InvalidValue if no worker has the memory, or the time that a job may take"""
+    request, asked_class = submission.request, submission.gpu_class
     timeout_s = services.settings.job_timeout_s
 
     def trouble(wanted: VideoRequest) -> str | None:
         found = [
-            shortage(estimate.peak_mb, memory_mb) or overtime(estimate.total_s, timeout_s)
-            for estimate, memory_mb in services.outlook.prospects(wanted)
+            obstacle(each, timeout_s)
+            for each in services.outlook.prospects(wanted)
+            if asked_class in ("", each.gpu_class)
         ]
         return None if not found or None in found else found[0]
 
@@ -53,6 +82,12 @@ def check_budget(
     for param, largest in ways_out(request, card, wishes, fits):
         raise InvalidValue(f"{param}: {asked}; the largest that fits is {largest}", param)
     raise InvalidValue(f"size: {asked}; no clip of {card.id} fits", "size")
+
+
+def obstacle(prospect: Prospect, timeout_s: float) -> str | None:
+    """What keeps a worker from making a request, if anything."""
+    found = shortage(prospect.estimate.peak_mb, prospect.memory_mb)
+    return found or overtime(prospect.estimate.total_s, timeout_s)
 
 
 def shortage(peak_mb: float | None, memory_mb: float | None) -> str | None:

@@ -103,6 +103,11 @@ SERVICE_TIER = Field(
     Choice(tuple(Tier)),
     "Queue to wait in: `priority`, if the key may, before `default` before `flex`.",
 )
+GPU_CLASS = Field(
+    "gpu_class",
+    Text(32),
+    "Class of workers that shall make it, one of this server's; any worker that can if absent.",
+)
 COUNT = Field("n", Integer(1, 1), "Always 1.", ("num_outputs_per_prompt",))
 ENHANCE_PROMPT = Field("enhance_prompt", Flag(only=False), "Always false.")
 CACHE = Field(
@@ -273,6 +278,7 @@ FIELDS: tuple[Field[Any], ...] = (
     CALLBACK_URL,
     EXPIRES_AFTER,
     SERVICE_TIER,
+    GPU_CLASS,
     COUNT,
     ENHANCE_PROMPT,
     CACHE,

@@ -49,6 +49,7 @@ class Order:
     queue_deadline_s: float | None
     callback_url: str | None = None  # as wished: whether it may be called is not looked at here
     tier: Tier = Tier.DEFAULT  # as wished: whether the caller may is not looked at here
+    gpu_class: str = ""  # as wished: whether there is one is not looked at here
 
 
 def read_draft(
@@ -88,6 +89,7 @@ def complete(
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),
         tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),
+        gpu_class=wishes.get(fields.GPU_CLASS) or "",
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Header
 from starlette.responses import Response
 
 from service.auth import check_tier
+from service.budget import check_class
 from service.callbacks import check_callback
 from service.characters import finder
 from service.deps import Body, CallSpan, KnownCaller, Services, Wired
@@ -95,12 +96,14 @@ def take_order(call: Call, path: str, read: Callable[[Tree], Draft]) -> Response
 def place(mark: Mark, order: Order, call: Call) -> Admission:
     """Admit what no earlier call has ordered. raises ApiError, StoreError"""
     check_tier(order.tier, call.caller)
+    check_class(order.gpu_class, call.services.settings.gpu_classes)
     submission = Submission(
         **vars(mark),
         request=order.request,
         callback_url=check_callback(order.callback_url, mark.tenant, call.services),
         queue_deadline_s=order.queue_deadline_s,
         tier=order.tier,
+        gpu_class=order.gpu_class,
         traceparent=call.span.traceparent,
     )
     return admit(order, submission, call.services)

@@ -72,6 +72,15 @@ class Picture:
         return left_s
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What a request would take on one worker, its memory in MiB if known, and its class."""
+
+    estimate: Estimate
+    memory_mb: float | None
+    gpu_class: str
+
+
 class Outlook:
     """Forecasts for every model. Safe to share between threads."""
 
@@ -105,12 +114,14 @@ class Outlook:
         picture = self._picture(request.model)
         return None if picture is None else round(picture.run_s(request), 3)
 
-    def prospects(self, request: VideoRequest) -> list[tuple[Estimate, float | None]]:
-        """What the request takes on each worker that measured anything, and its memory in MiB."""
+    def prospects(self, request: VideoRequest) -> list[Prospect]:
+        """What the request takes on each worker that measured anything."""
         picture = self._picture(request.model)
         known = [w for w in picture.workers if w.samples] if picture else []
         curve = self._curve(request.model)
-        return [(estimate(request, curve, w.samples), w.memory_mb) for w in known]
+        return [
+            Prospect(estimate(request, curve, w.samples), w.memory_mb, w.gpu_class) for w in known
+        ]
 
     def weights(self, model: str) -> str | None:
         """Digest of the weights of every worker of a model; None if they differ or none is up."""

@@ -36,7 +36,7 @@ INTERPOLATE = PREFIX + "/{video_id}/interpolate"
 REFUSALS = refusals(400, 401, 403, 404, 410, 413, 415, 422, 429, 503)
 
 # What a remix takes besides its prompt: nothing of the film, only how the job is treated.
-TREATMENT = (fields.CALLBACK_URL, fields.EXPIRES_AFTER, fields.SERVICE_TIER)
+TREATMENT = (fields.CALLBACK_URL, fields.EXPIRES_AFTER, fields.SERVICE_TIER, fields.GPU_CLASS)
 LENGTHS = (fields.SECONDS, fields.NUM_FRAMES)
 
 Wanted = tuple[Field[Any], ...]  # fields of which one must be given
@@ -199,4 +199,5 @@ def remix(call: Call, video_id: str, wishes: Wishes) -> Order:
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),
         tier=Tier(wishes.get(fields.SERVICE_TIER) or Tier.DEFAULT),
+        gpu_class=wishes.get(fields.GPU_CLASS) or "",
     )

@@ -35,6 +35,7 @@ from worker.film import Equipment, make_film
 from worker.jobs.artifacts import checkpoint_prefix
 from worker.jobs.disk import DiskStore
 from worker.jobs.pause import Pause
+from worker.jobs.store import JobStore
 from worker.messages import Done, Run
 from worker.rehearsal import order as default_order
 from worker.shelf import Shelf
@@ -46,6 +47,7 @@ SHARE = 0.01  # of a film's time for its checkpoints
 SLOWER, SLOWER_S = 1.25, 0.005  # by which a long queue may seem to slow a call: noise
 LIMIT_S = 600.0
 LIGHT = "pace=0.001"  # a job that is over at once
+SEEDS = itertools.count()  # no two orders are alike
 OPEN_CAPS = {
     "MAX_ACTIVE_PER_TENANT": "1000000",
     "MAX_QUEUED_PER_TENANT": "1000000",
@@ -103,7 +105,7 @@ def films_per_s(folder: Path, workers: int, rounds: int) -> float:
     """From the moment when each worker has ended its first job until all have ended their last."""
     with light_fleet(folder, workers) as fleet, client(fleet.url, fleet.keys["acme"]) as http:
         until(lambda: len(fleet.serving()) == workers, LIMIT_S)
-        ids = [order(http, "pace=0.1", seed) for seed in range(workers * rounds)]
+        ids = [order(http, "pace=0.1", next(SEEDS)) for _ in range(workers * rounds)]
         until(lambda: not fleet.store.live_ids(), LIMIT_S)
         ended = sorted(job.completed_at or 0.0 for job in fleet.store.peek(ids))
     return (len(ended) - workers) / (ended[-1] - ended[workers - 1])
@@ -112,7 +114,7 @@ def films_per_s(folder: Path, workers: int, rounds: int) -> float:
 @contextmanager
 def light_fleet(folder: Path, workers: int) -> Iterator[Fleet]:
     """A service whose model waits more than it computes."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "light")
     light = {
         "MODEL_LOADER": "tests.worker.shapes:load_model",
@@ -163,8 +165,7 @@ def time_everything(fleet: Fleet, http: httpx.Client, calls: int) -> dict[str, l
     ids: list[str] = []
     pause = Pause(fleet.redis)
     pause.pause()
-    seeds = itertools.count()
-    timed(times, "submit", calls, lambda: ids.append(order(http, LIGHT, next(seeds), 1)))
+    timed(times, "submit", calls, lambda: ids.append(order(http, LIGHT, next(SEEDS), 1)))
     asked, told = iter(ids), iter(ids)
     timed(times, "retrieve", calls, lambda: http.get(f"/v1/videos/{next(asked)}"))
     timed(times, "list", calls, lambda: http.get("/v1/videos", params={"limit": "20"}))
@@ -193,11 +194,11 @@ def timed(times: dict[str, list[float]], name: str, calls: int, call: Callable[[
 
 def fill(fleet: Fleet, count: int) -> None:
     """Let so many jobs of all tenants wait."""
-    for index in range(count):
-        tenant = list(fleet.keys)[index % len(fleet.keys)]
-        fleet.store.submit(
-            read_submission({"prompt": LIGHT, "tenant": tenant, "num_inference_steps": 1})
-        )
+    caps = {name.lower(): int(most) for name, most in OPEN_CAPS.items()}
+    store = JobStore(fleet.redis, fleet.settings.model_copy(update=caps))
+    for _, tenant in zip(range(count), itertools.cycle(fleet.keys), strict=False):
+        submission = read_submission({"prompt": LIGHT, "num_inference_steps": 1})
+        store.submit(replace(submission, tenant=tenant))
 
 
 def in_ms(seconds: Sequence[float], share: float) -> float:
@@ -261,10 +262,10 @@ def equipment(folder: Path) -> Equipment:
     )
 
 
-def film(tools: Equipment, seed: int) -> None:
-    """Make a film of the model's default size, length and steps. raises AssertionError"""
+def film(tools: Equipment, seed: int, steps: int | None = None) -> None:
+    """Make a film of the model's default size, length and, else, steps. raises AssertionError"""
     job, card = f"video_{seed}", tools.model.card
-    ordered = default_order(card, card.default_frames, int(card.steps.default))
+    ordered = default_order(card, card.default_frames, steps or int(card.steps.default))
     run = Run(
         exec="e",
         job_id=job,

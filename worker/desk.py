@@ -28,6 +28,7 @@ class QueueDesk:
         store: JobStore,
         job: Job,
         token: str,
+        worker_class: str,
         renew: Callable[[], bool],
         must_leave: Callable[[float | None], bool],
         follow: Callable[[Progress], None],
@@ -36,6 +37,7 @@ class QueueDesk:
         self._job = job
         self._job_id = job.id
         self._token = token
+        self._worker_class = worker_class
         self._renew = renew
         self._must_leave = must_leave
         self._follow = follow
@@ -70,7 +72,8 @@ class QueueDesk:
         """Whether a job of a higher tier waits for this one's worker."""
         if self._resting():
             return False
-        return self._ask(lambda: self._store.outranked(self._job, self._token), False)
+        asked = (self._job, self._token, self._worker_class)
+        return self._ask(lambda: self._store.outranked(*asked), False)
 
     def must_leave(self, eta_s: float | None) -> bool:
         """Whether the worker drains and cannot wait that long."""

@@ -24,6 +24,7 @@ class Presence:
         store: JobStore,
         name: str,
         model: str,
+        gpu_class: str,
         ttl_s: float,
         launcher: Launcher,
         pace: Pace,
@@ -32,6 +33,7 @@ class Presence:
         self._store = store
         self._name = name
         self._model = model
+        self._gpu_class = gpu_class
         self._ttl_s = ttl_s
         self._launcher = launcher
         self._pace = pace
@@ -72,6 +74,7 @@ class Presence:
             name=self._name,
             model=self._model,
             state=state,
+            gpu_class=self._gpu_class,
             pid=os.getpid(),
             job_id=job_id,
             loads=self._launcher.loads,

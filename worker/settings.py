@@ -22,6 +22,8 @@ class WorkerSettings(JobSettings):
     """Settings of `python -m worker`, read from `PRAXINO_…` when instantiated."""
 
     model: str = "pocket"  # id of the one model this worker keeps loaded
+    # One of gpu_classes: jobs that are meant for it come here, besides those for any worker
+    gpu_class: str = ""
     weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
     dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"
@@ -48,6 +50,13 @@ class WorkerSettings(JobSettings):
     child_growth_mb: Annotated[int, Field(ge=0)] = 4096
     max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
     max_file_mb: Annotated[int, Field(ge=0)] = 0  # largest file the child may write; 0: no limit
+
+    @model_validator(mode="after")
+    def _known_class(self) -> "WorkerSettings":
+        if self.gpu_class and self.gpu_class not in self.gpu_classes:
+            known = ", ".join(self.gpu_classes) or "none"
+            raise ValueError(f"gpu_class {self.gpu_class!r} is none of gpu_classes: {known}")
+        return self
 
 
 class JanitorSettings(JobSettings):

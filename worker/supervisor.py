@@ -86,7 +86,7 @@ class Supervisor(BaseWorker):
         url = settings.redis_url.get_secret_value()
         patient = worker_client(url)
         self._impatient = web_client(url)
-        names = transport.model_queues(settings.model)
+        names = transport.served_queues(settings.model, settings.gpu_class)
         device = settings.device.replace(":", "")
         super().__init__(
             [transport.JsonQueue(name, connection=patient) for name in names],
@@ -113,6 +113,7 @@ class Supervisor(BaseWorker):
             self._quick_store,
             self.name,
             settings.model,
+            settings.gpu_class,
             settings.worker_ttl_s,
             self._launcher,
             self._pace,
@@ -225,7 +226,7 @@ class Supervisor(BaseWorker):
         if most < 1 or first.claim.attempt > 1 or self._drain.begun:
             return []
         try:
-            ids = self._quick_store.mates(first.job, most)
+            ids = self._quick_store.mates(first.job, most, self.settings.gpu_class)
         except OUTAGES as error:  # what it took all the same the janitor puts back
             log.warning("queue.unreachable", action="mates", error=type(error).__name__)
             return []
@@ -294,6 +295,7 @@ class Supervisor(BaseWorker):
             self._quick_store,
             job,
             held.token,
+            self.settings.gpu_class,
             lambda: self._renew(held.entry, held.execution),
             self._drain.must_leave,
             held.trail.follow,

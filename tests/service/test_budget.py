@@ -26,7 +26,7 @@ def cards():
     return {"pocket": replace(pocket, sizes=sizes, cost=CURVE)}
 
 
-def staff(store, memory_mb, name="w"):
+def staff(store, memory_mb, name="w", gpu_class=""):
     """A worker that measured one clip of 64x64 and 16 frames exactly as declared."""
     shape = Shape(task_type="text", width=64, height=64, num_frames=16, passes=2)
     sample = Sample(
@@ -38,7 +38,13 @@ def staff(store, memory_mb, name="w"):
         jobs=1,
     )
     info = WorkerInfo(
-        name=name, model="pocket", state="idle", pid=1, samples=(sample,), memory_mb=memory_mb
+        name=name,
+        model="pocket",
+        state="idle",
+        pid=1,
+        gpu_class=gpu_class,
+        samples=(sample,),
+        memory_mb=memory_mb,
     )
     store.put_worker(info, ttl_s=60)
 
@@ -95,6 +101,44 @@ def test_nothing_is_refused_while_nobody_measured(serving, cards, store):
         store.put_worker(WorkerInfo(name="w", model="pocket", state="idle", pid=1, memory_mb=1), 60)
         time.sleep(FRESH_S)
         assert create(client, size="256x256", num_frames=32).status_code == 200
+
+
+# Workers of several classes
+
+
+def test_a_request_that_some_workers_cannot_make_goes_to_the_smallest_class_that_can(
+    serving, cards, store
+):
+    for name, memory_mb in (("small", 400), ("large", 4000), ("huge", 40_000)):
+        staff(store, memory_mb=memory_mb, name=name, gpu_class=name)
+    with serving(cards=cards, gpu_classes=("small", "large", "huge")).client() as client:
+        videos = [
+            create(client, size="256x256", num_frames=32),
+            create(client, size="64x64"),
+            create(client, size="64x64", gpu_class="huge"),
+        ]
+        ids = [video.json()["id"] for video in videos]
+    assert [store.get(job_id).gpu_class for job_id in ids] == ["large", "", "huge"]
+
+
+def test_what_the_class_asked_for_cannot_make_is_refused(serving, cards, store):
+    staff(store, memory_mb=1000, name="small", gpu_class="small")
+    staff(store, memory_mb=10_000, name="large", gpu_class="large")
+    with serving(cards=cards, gpu_classes=("small", "large")).client() as client:
+        asked = {"size": "256x256", "num_frames": 32}
+        assert refused(create(client, **asked, gpu_class="small"), "num_frames") == "13"
+        assert create(client, **asked, gpu_class="large").status_code == 200
+
+
+@pytest.mark.parametrize(("classes", "told"), [(("small", "large"), "small, large"), ((), "no cl")])
+def test_a_class_that_is_not_there_is_refused_with_those_that_are(serving, cards, classes, told):
+    with serving(cards=cards, gpu_classes=classes).client() as client:
+        answer = create(client, gpu_class="hüge")
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "gpu_class")
+    assert "hüge" in error["message"]
+    assert told in error["message"]
 
 
 def test_unknown_fields_are_told_as_warnings_where_so_set(serving):

@@ -251,5 +251,6 @@ class Job(Record):
     shot: int = 0  # of a story, the one that is being made
     shot_done: Share = 0.0  # of that shot
     tier: Tier = Tier.DEFAULT  # the queue that it waits in
+    gpu_class: str = ""  # of the workers that may make it; "": any
     cached: bool = False  # another job makes or made its film, and it gets a copy
     traceparent: str = ""  # of the call that ordered it, for spans below that; "": not traced

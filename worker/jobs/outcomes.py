@@ -143,6 +143,7 @@ class Submission(Mark):
     queue_deadline_s: float | None = None  # None: from the settings
     callback_url: str | None = None  # called when the job has ended; checked by the web side
     tier: Tier = Tier.DEFAULT  # who may use which is the web side's to decide
+    gpu_class: str = ""  # of the workers that may make it, one of the settings'; "": any
     cost_s: float | None = None  # how long it will probably run; None: nobody knows
     warnings: tuple[str, ...] = ()  # what was ignored of the request, for its owner
     job_id: str | None = None
@@ -201,6 +202,7 @@ class WorkerInfo(Record):
     model: str
     state: str  # starting, idle, busy, resting or draining
     pid: int
+    gpu_class: str = ""  # "": it only takes jobs that are meant for any
     job_id: str | None = None
     loads: int = 0  # times the model was loaded
     weights_sha256: str = ""

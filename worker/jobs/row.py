@@ -65,6 +65,7 @@ def new_row(submission: Submission, queue: str, settings: JobSettings) -> dict[s
         "callback": submission.callback_url or "",
         "traceparent": submission.traceparent,
         "tier": submission.tier,
+        "gpu_class": submission.gpu_class,
         "state": Status.QUEUED,
         "stage": Stage.QUEUED,
         "step": 0,
@@ -159,6 +160,7 @@ def to_job(job_id: str, row: Row, queue_position: int | None = None) -> Job:
         shot=int(row.get("shot", 0)),
         shot_done=float(row.get("shot_done", 0)),
         tier=Tier(row.get("tier", Tier.DEFAULT)),
+        gpu_class=row.get("gpu_class", ""),
         cached=bool(row.get("leader") or row.get("made_by")),
         traceparent=row.get("traceparent", ""),
     )

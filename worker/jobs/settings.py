@@ -21,6 +21,7 @@ SCHEMES = ("redis://", "rediss://", "unix://", *SENTINEL_SCHEMES)
 
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 PREFIX = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9._@-]*/)*")
+GPU_CLASS = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -110,11 +111,20 @@ class JobSettings(StorageSettings):
     outbound_ca_file: Path | None = None  # certificates trusted besides the well-known ones
     # whsec_ and base64, each signs webhooks; several while one is rotated. Tenants may have own.
     webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    # Kinds of workers that jobs may be meant for, as h100,l40s; the same for every process
+    gpu_classes: Annotated[tuple[str, ...], NoDecode] = ()
 
-    @field_validator("outbound_networks", "webhook_secrets", mode="before")
+    @field_validator("outbound_networks", "webhook_secrets", "gpu_classes", mode="before")
     @classmethod
     def _split_words(cls, words: object) -> object:
         return words.replace(",", " ").split() if isinstance(words, str) else words
+
+    @field_validator("gpu_classes")
+    @classmethod
+    def _plain_classes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [name for name in names if not GPU_CLASS.fullmatch(name)]:
+            raise ValueError(f"must be names of a-z, 0-9 and -, at most 32 long; got {wrong[0]!r}")
+        return tuple(dict.fromkeys(names))
 
     @field_validator("webhook_secrets")
     @classmethod

@@ -5,7 +5,7 @@ The row is the truth and the queue only transport. Whoever runs a job holds an a
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 from uuid import uuid4
@@ -161,12 +161,15 @@ class JobStore:
         job, timeout_s = row.to_job(job_id, fields), float(fields["job_timeout"])
         return Claim(job, int(attempt), None, timeout_s, row.checkpoint(fields))
 
-    def mates(self, job: Job, most: int) -> Ids:
+    def mates(self, job: Job, most: int, worker_class: str = "") -> Ids:
         """Further jobs to be made in one batch with one that was just taken, at most so many;
-        each is taken as if it had been dequeued. Those who are next, as long as they are alike."""
-        tier, model = job.tier, job.request.model
-        own = transport.intermediate_key(transport.queue_name(model, tier))
-        before = map(transport.queue_key, transport.queues_before(model, tier))
+        each is taken as if it had been dequeued. Those who are next, as long as they are alike.
+
+        worker_class  of the worker that took it
+        """
+        queue = (job.request.model, job.tier, job.gpu_class)
+        own = transport.intermediate_key(transport.queue_name(*queue))
+        before = map(transport.queue_key, transport.queues_before(*queue, worker_class))
         limits = (most, MATE_AFTER_S)
         return cast(Ids, self._scripts.call("mates", uuid4().hex, job.id, *limits, own, *before))
 
@@ -182,12 +185,17 @@ class JobStore:
         written = checkpoint.model_dump_json()
         return bool(self._scripts.call("checkpoint", job_id, exec, written) == "owned")
 
-    def outranked(self, job: Job, exec: str) -> bool:
+    def outranked(self, job: Job, exec: str, worker_class: str = "") -> bool:
         """Whether the attempt shall write a checkpoint and make room: its job is of the lowest
-        tier, and one of the highest has found no worker."""
-        above = transport.queue_key(transport.queue_name(job.request.model, Tier.PRIORITY))
-        limits = (ROOM_AFTER_S, ROOM_EVERY_S, ROOM_TIMES)
-        return bool(self._scripts.call("outrank", job.id, exec, Tier.FLEX, above, *limits) == "yes")
+        tier, and one of the highest has found no worker.
+
+        worker_class  of the worker that runs it
+        """
+        classes = dict.fromkeys((worker_class, ""))
+        names = (transport.queue_name(job.request.model, Tier.PRIORITY, each) for each in classes)
+        asked = (job.id, exec, Tier.FLEX, ROOM_AFTER_S, ROOM_EVERY_S, ROOM_TIMES)
+        above = map(transport.queue_key, names)
+        return bool(self._scripts.call("outrank", *asked, *above) == "yes")
 
     def complete(self, job_id: str, exec: str, result: JobResult) -> bool:
         """End the job with a result; False if the attempt no longer owns it: drop the files."""
@@ -245,7 +253,7 @@ class JobStore:
         """How many jobs wait: for one model, or for all."""
         names = transport.queue_names(self.redis)
         if model is not None:
-            names = transport.model_queues(model)
+            names = list(self._queues(model))
         return sum(int(self.redis.llen(transport.queue_key(name))) for name in names)
 
     # Workers
@@ -277,7 +285,7 @@ class JobStore:
     def oldest(self, model: str) -> float | None:
         """For how many seconds the first job that still waits for a model has waited since it was
         ordered; None if none waits."""
-        lists = map(transport.queue_key, transport.model_queues(model))
+        lists = map(transport.queue_key, self._queues(model))
         found = self._scripts.call("oldest", *lists)
         return None if found == "" else float(found)
 
@@ -289,7 +297,7 @@ class JobStore:
 
     def waiting(self, model: str) -> Ids:
         """The ids that wait for a model, next one first."""
-        lists = map(transport.queue_key, transport.model_queues(model))
+        lists = map(transport.queue_key, self._queues(model))
         return cast(Ids, self._scripts.call("order", *lists))
 
     def upsets(self, model: str) -> int:
@@ -303,9 +311,15 @@ class JobStore:
 
     # Inner steps
 
+    def _queues(self, model: str) -> Sequence[str]:
+        return transport.model_queues(model, self.settings.gpu_classes)
+
     def _admit(self, job_id: str, submission: Submission) -> tuple[str, str, int]:
-        queue = transport.queue_name(submission.request.model, submission.tier)
-        lists = map(transport.queue_key, transport.model_queues(submission.request.model))
+        model, gpu_class = submission.request.model, submission.gpu_class
+        if gpu_class and gpu_class not in self.settings.gpu_classes:
+            raise ValueError(f"gpu_class {gpu_class!r} is none of {self.settings.gpu_classes}")
+        queue = transport.queue_name(model, submission.tier, gpu_class)
+        lists = list(map(transport.queue_key, self._queues(model)))
         timeout_s = submission.job_timeout_s or self.settings.job_timeout_s
         fields = row.new_row(submission, transport.queue_key(queue), self.settings)
         flat = [item for pair in fields.items() for item in pair]
@@ -322,7 +336,7 @@ class JobStore:
             self.settings.max_queue_depth,
             self.settings.max_active_per_tenant,
             self.settings.max_queued_per_tenant,
-            len(Tier),
+            len(lists),
             *lists,
             transport.QUEUES,
             transport.entry_key(job_id),
@@ -376,9 +390,9 @@ class JobStore:
         """How many jobs go before each of these; those that no line holds are left out."""
         args: list[str | int] = []
         for job_id, fields in waiting:
-            tier = Tier(fields.get("tier", Tier.DEFAULT))
-            above = map(transport.queue_key, transport.queues_before(fields["model"], tier))
-            args += [job_id, list(Tier).index(tier), *above]
+            queue = fields["model"], Tier(fields.get("tier", Tier.DEFAULT))
+            names = transport.queues_before(*queue, fields.get("gpu_class", ""))
+            args += [job_id, len(names), *map(transport.queue_key, names)]
         found = self._scripts.call("places", *args) if waiting else []
         pairs = zip(waiting, found, strict=True)
         return {job_id: ahead for (job_id, _), ahead in pairs if ahead >= 0}

@@ -8,7 +8,7 @@ planted pickle or a foreign function name is not even parsed.
 import json
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 from uuid import uuid4
 
@@ -177,19 +177,31 @@ class JsonStartedRegistry(StartedJobRegistry):
         return JsonQueue(self.name, connection=self.connection)
 
 
-def queue_name(model: str, tier: Tier = Tier.DEFAULT) -> str:
-    """The queue of a model for one tier."""
-    return f"praxino-{model}" + ("" if tier is Tier.DEFAULT else f":{tier}")
+def queue_name(model: str, tier: Tier = Tier.DEFAULT, gpu_class: str = "") -> str:
+    """The queue of a model for one tier, and for one class of workers or, without, for any."""
+    whose = f"@{gpu_class}" if gpu_class else ""
+    return f"praxino-{model}{whose}" + ("" if tier is Tier.DEFAULT else f":{tier}")
 
 
-def model_queues(model: str) -> list[str]:
+def model_queues(model: str, gpu_classes: Sequence[str] = ()) -> list[str]:
     """The names of a model's queues, the one that is served first first."""
-    return [queue_name(model, tier) for tier in Tier]
+    return [queue_name(model, tier, each) for tier in Tier for each in (*gpu_classes, "")]
 
 
-def queues_before(model: str, tier: Tier) -> list[str]:
-    """The names of a model's queues that are served before one."""
-    return model_queues(model)[: list(Tier).index(tier)]
+def served_queues(model: str, gpu_class: str) -> list[str]:
+    """The names of the queues that a worker listens to, the one that it serves first first."""
+    return model_queues(model, (gpu_class,) if gpu_class else ())
+
+
+def queues_before(
+    model: str, tier: Tier, gpu_class: str = "", worker_class: str | None = None
+) -> list[str]:
+    """The names of the queues that are served before one.
+
+    worker_class  of the worker that serves it; None: one that serves as few others as any
+    """
+    served = served_queues(model, gpu_class if worker_class is None else worker_class)
+    return served[: served.index(queue_name(model, tier, gpu_class))]
 
 
 def queue_key(name: str) -> str:

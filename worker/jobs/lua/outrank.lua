@@ -1,28 +1,35 @@
 -- Whether a running job of the lowest tier shall make room: one of the highest has waited for a
 -- worker, and no other job makes room already. It does so a few times at most, then runs to its end.
--- ARGV: id, exec, its tier that makes room, list of those that it makes room for, seconds that one
--- of them must have waited, seconds until another job may make room, times that a job does
+-- ARGV: id, exec, its tier that makes room, seconds that one of those must have waited for whom it
+--       makes room, seconds until another job may make room, times that a job does, their lists
 -- Returns yes | no; yes again for the attempt that was told so last.
 local id, exec, tier = ARGV[1], ARGV[2], ARGV[3]
 local row = redis.call('HMGET', JOB .. id, 'exec', 'tier', 'yielded', 'model')
 if exec == '' or row[1] ~= exec or row[2] ~= tier then
   return 'no'
 end
-if redis.call('SISMEMBER', PAUSED, '*') == 1 or redis.call('SISMEMBER', PAUSED, ARGV[4]) == 1 then
-  return 'no' -- nobody would take what waits
+
+-- Whether one has waited in a list for too long; in a paused one nobody would take it.
+local function is_due(list)
+  local first = not is_paused(list) and redis.call('LINDEX', list, 0)
+  local since = first and field(first, 'created_at')
+  return since and now() - tonumber(since) >= tonumber(ARGV[4])
 end
-local first = redis.call('LINDEX', ARGV[4], 0)
-local since = first and field(first, 'created_at')
-if not since or now() - tonumber(since) < tonumber(ARGV[5]) then
+
+local due = false
+for i = 7, #ARGV do
+  due = due or is_due(ARGV[i])
+end
+if not due then
   return 'no'
 end
 local holder = redis.call('GET', ROOM .. row[4])
 if holder then
   return holder == exec and 'yes' or 'no'
 end
-if tonumber(row[3] or 0) >= tonumber(ARGV[7]) then
+if tonumber(row[3] or 0) >= tonumber(ARGV[6]) then
   return 'no'
 end
-redis.call('SET', ROOM .. row[4], exec, 'EX', ARGV[6])
+redis.call('SET', ROOM .. row[4], exec, 'EX', ARGV[5])
 redis.call('HINCRBY', JOB .. id, 'yielded', 1)
 return 'yes'

@@ -43,6 +43,8 @@ local function first_of(queue)
   return tenant and redis.call('LINDEX', line_of(queue, tenant), 0)
 end
 
+-- A paused model's queues of every class of workers are.
 local function is_paused(queue)
-  return redis.call('SISMEMBER', PAUSED, '*') == 1 or redis.call('SISMEMBER', PAUSED, queue) == 1
+  local anybodys = string.gsub(queue, '@[^:]*', '')
+  return redis.call('SISMEMBER', PAUSED, '*') == 1 or redis.call('SISMEMBER', PAUSED, anybodys) == 1
 end
