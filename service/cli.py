@@ -56,8 +56,13 @@ def up(
         Path | None, typer.Option(help="Folder for queue and results. [PRAXINO_DATA_DIR]")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Worker processes; each loads the model.")
-    ] = 1,
+        int | None,
+        typer.Option(min=0, help="Worker processes; each loads the model. [one, or one a device]"),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="As cuda:0; several times for several GPUs. [PRAXINO_DEVICE]"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="What the workers load and requests get. [PRAXINO_MODEL]")
     ] = None,
@@ -71,10 +76,11 @@ def up(
             host=settings.host if host is None else host,
             port=settings.port if port is None else port,
             data_dir=data_dir or settings.data_dir,
-            workers=workers,
+            workers=max(1, len(device or ())) if workers is None else workers,
             has_keys=settings.needs_key,
             redis_url=None if embedded else settings.redis_url.get_secret_value(),
             environment=serving(model, data_dir or settings.data_dir),
+            devices=tuple(device or ()),
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
 

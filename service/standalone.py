@@ -46,6 +46,7 @@ class Plan:
     redis_url: str | None = None
     stop_grace_s: float = 30.0  # from the first stop signal until children are killed
     environment: dict[str, str] = field(default_factory=dict)  # added to every child's
+    devices: tuple[str, ...] = ()  # of the workers in turn, as cuda:0; empty: by setting
 
 
 def run(plan: Plan, on_ready: Callable[[str], None]) -> None:
@@ -61,7 +62,7 @@ def run(plan: Plan, on_ready: Callable[[str], None]) -> None:
         listener = stack.enter_context(bind(plan.host, plan.port))
         stop = stack.enter_context(StopSignals())
         queue, redis_url = _start_queue(plan, stack, stop)
-        children = [Child(command) for command in _commands(plan, listener, redis_url)]
+        children = [Child(command) for command in list_commands(plan, listener, redis_url)]
         stack.callback(_stop, children, listener, plan.stop_grace_s, stop)
         for child in children:
             child.start()
@@ -201,7 +202,8 @@ def locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _commands(plan: Plan, listener: socket.socket, redis_url: str) -> list[Command]:
+def list_commands(plan: Plan, listener: socket.socket, redis_url: str) -> list[Command]:
+    """What is started beside the queue server: API, janitor, webhook sender and workers."""
     environment = {
         **os.environ,
         **plan.environment,
@@ -213,15 +215,22 @@ def _commands(plan: Plan, listener: socket.socket, redis_url: str) -> list[Comma
         environment.setdefault("OMP_NUM_THREADS", str(share))
     descriptor = listener.fileno()
     api = (sys.executable, "-m", "service.cli", "api", "--fd", str(descriptor))
-    worker = (sys.executable, "-m", "worker")
     janitor = (sys.executable, "-m", "worker.janitor")
     webhooks = (sys.executable, "-m", "worker.webhooks")
     return [
         Command("api", api, environment, pass_fds=(descriptor,)),
         Command("janitor", janitor, environment),
         Command("webhooks", webhooks, environment),
-        *(Command(f"worker-{index}", worker, environment) for index in range(plan.workers)),
+        *(worker_command(plan, index, environment) for index in range(plan.workers)),
     ]
+
+
+def worker_command(plan: Plan, index: int, environment: dict[str, str]) -> Command:
+    """One worker of several, on the device whose turn it is."""
+    if plan.devices:
+        device = plan.devices[index % len(plan.devices)]
+        environment = environment | {"PRAXINO_DEVICE": device}
+    return Command(f"worker-{index}", (sys.executable, "-m", "worker"), environment)
 
 
 def _start_queue(

@@ -15,7 +15,15 @@ from redis import Redis
 
 from service import children
 from service.children import Child, Command, StartError, backoff_s
-from service.standalone import base_url, bind, check_bind, locked, published_host
+from service.standalone import (
+    Plan,
+    base_url,
+    bind,
+    check_bind,
+    list_commands,
+    locked,
+    published_host,
+)
 from service.valkey import queue_command
 
 ROOT = Path(__file__).parents[2]
@@ -217,3 +225,25 @@ def test_two_services_cannot_share_a_data_folder(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers", "expected"),
+    [
+        (("cuda:0", "cuda:1"), 3, ["cuda:0", "cuda:1", "cuda:0"]),
+        ((), 2, ["cpu", "cpu"]),
+    ],
+)
+def test_workers_are_dealt_out_to_the_devices_in_turn(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: tuple[str, ...],
+    workers: int,
+    expected: list[str],
+) -> None:
+    monkeypatch.setenv("PRAXINO_DEVICE", "cpu")
+    plan = Plan("127.0.0.1", 0, tmp_path, workers, has_keys=False, devices=devices)
+    with bind("127.0.0.1", 0) as listener:
+        commands = list_commands(plan, listener, "redis://host")
+    found = [each.environment["PRAXINO_DEVICE"] for each in commands if "worker-" in each.name]
+    assert found == expected
