@@ -62,7 +62,7 @@ def outrank(bench):
     job, exec = bench.running(tier="flex")
     bench.submit(tier="priority")
     above = transport.queue_key(transport.queue_name("pocket", Tier.PRIORITY))
-    return job.id, exec, "flex", above, 0, 10, 2
+    return job.id, exec, "flex", 0, 10, 2, above
 
 
 def requeue(bench):
