@@ -17,7 +17,8 @@ def test_a_long_queue_is_held_against_an_empty_one(tmp_path: Path) -> None:
     names = {"submit", "retrieve", "list", "cancel", "metrics", "next job"}
     for state in ("empty", "full"):
         assert set(depth[state]) == names
-        assert all(0 < each["p50_ms"] <= each["p95_ms"] for each in depth[state].values())
+        for each in depth[state].values():
+            assert 0 < each["p50_ms"] <= each["p95_ms"] <= each["p100_ms"]
     assert depth["waiting"] == 200
     assert depth["holds"] == (depth["slower"] == [])
 
