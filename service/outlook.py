@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from worker.jobs.catalog import CostCurve, ModelCard
 from worker.jobs.contract import Job, Status, VideoRequest
-from worker.jobs.costs import Estimate, estimate
+from worker.jobs.costs import Estimate, decisive, estimate
 from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 
@@ -39,13 +39,22 @@ class Picture:
     free: list[tuple[float, int]] = field(default_factory=list)  # heap: when, which worker
     ends: dict[str, float] = field(default_factory=dict)  # of waiting jobs
     requests: dict[str, VideoRequest] = field(default_factory=dict)  # of the same
+    _runs: dict[tuple[int, tuple[object, ...]], float] = field(default_factory=dict)
 
     def add(self, job_id: str, request: VideoRequest) -> None:
         """Put a job behind all others: whoever is free first takes it."""
         free_at, index = heapq.heappop(self.free)
-        run_s = estimate(request, self.curve, self.workers[index].samples).total_s
+        run_s = self._run_on(index, request)
         heapq.heappush(self.free, (free_at + run_s, index))
         self.ends[job_id], self.requests[job_id] = free_at + run_s, request
+
+    def _run_on(self, index: int, request: VideoRequest) -> float:
+        """How long a job runs on one worker; of thousands that wait most are alike."""
+        kind = (index, decisive(request))
+        if kind not in self._runs:
+            samples = self.workers[index].samples
+            self._runs[kind] = estimate(request, self.curve, samples).total_s
+        return self._runs[kind]
 
     def hand_over(self, job: Job) -> None:
         """Put a job ahead that has just left the queue: no worker speaks of it yet, or it ended."""

@@ -70,6 +70,13 @@ def shape_of(request: VideoRequest) -> Shape:
     )
 
 
+def decisive(request: VideoRequest) -> tuple[str | int | bool, ...]:
+    """What of a request its estimate depends on: equal for two, so are their estimates."""
+    unguided = request.guidance_scale == 1
+    size = (request.width, request.height, request.num_frames)
+    return (request.task_type, *size, unguided, request.num_inference_steps)
+
+
 def estimate(request: VideoRequest, curve: CostCurve, samples: Iterable[Sample]) -> Estimate:
     """What a request takes on the machine that the samples come from; without any, as declared."""
     shape, known = shape_of(request), tuple(samples)

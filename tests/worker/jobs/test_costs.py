@@ -13,6 +13,7 @@ from worker.jobs.costs import (
     MAX_SAMPLES,
     Sample,
     adopt,
+    decisive,
     estimate,
     fitting,
     learn,
@@ -193,3 +194,26 @@ def test_a_model_that_declares_no_curve_makes_one_clip_at_a_time():
 def test_a_measured_peak_counts_for_how_many_clips_fit():
     seen = (measured(request(), peak_mb=900.0),)
     assert fitting(request(), CURVE, seen, 900 + 2.5 * 65.536, 3600) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "decides"),
+    [
+        ({"task_type": "image"}, True),
+        ({"width": 128}, True),
+        ({"height": 128}, True),
+        ({"num_frames": 8}, True),
+        ({"num_inference_steps": 3}, True),
+        ({"guidance_scale": 1.0}, True),
+        ({"guidance_scale": 9.0}, False),
+        ({"seed": 9}, False),
+        ({"prompt": "another"}, False),
+    ],
+)
+def test_requests_that_are_decided_alike_are_estimated_alike(change, decides):
+    asked = request()
+    other = asked.model_copy(update=change)
+    known = (measured(request(frames=20)),)
+    assert (decisive(asked) != decisive(other)) is decides
+    if not decides:
+        assert estimate(asked, CURVE, known) == estimate(other, CURVE, known)
