@@ -30,6 +30,9 @@ TAKEN: dict[str, tuple[str, ...]] = {
     "image": ("first_frame",),
     "first_last_frame": ("first_frame", "last_frame"),
     "reference": ("references",),
+    "extend": ("video",),
+    "story": ("shots",),
+    "edit": ("video", "mask"),
 }
 
 # "native" is the scheduler that open weights come with.
@@ -129,6 +132,8 @@ class InputLimits:
     target_fps: Span = Span(1, 120, 24)
     edits_by_words: bool = False  # an edit needs no edited frame, only a prompt
     reference_roles: tuple[str, ...] = ("subject",)  # what references may show
+    max_keyframes: int = 0  # pictures at any other frames of a clip
+    masks: bool = False  # an edit is told by a mask what is made anew
     last_frame_sketches: bool = False  # a last frame may be a drawing of what it shall show
 
 

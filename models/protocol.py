@@ -34,6 +34,14 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
+class Keyframe:
+    """A picture that a clip shows at one of its frames, in the clip's shape."""
+
+    picture: Picture
+    index: int  # 0..num_frames - 1
+
+
+@dataclass(frozen=True, eq=False)
 class Shot:
     """One shot of a story; what it leaves open is the task's."""
 
@@ -73,6 +81,8 @@ class Task:
     reference_strength: float = 1.0  # 0..1
     video: Frames | None = None  # the clip to extend, edit, interpolate or upscale
     video_fps: float | None = None
+    mask: Picture | None = None  # over the clip to edit: white is made anew, black stays
+    keyframes: tuple[Keyframe, ...] = ()  # besides first and last frame
     extend_before: bool = False  # new frames lead up to the clip instead of following it
     shots: tuple[Shot, ...] = ()
     upscale_factor: int | None = None

@@ -59,6 +59,8 @@ class InputRanges(Shape):
     max_shots: int
     max_total_frames: int
     reference_roles: list[str]
+    max_keyframes: int
+    masks: bool
     last_frame_sketches: bool
     first_frame_strength: Range
     last_frame_strength: Range
@@ -203,6 +205,8 @@ def to_inputs(limits: InputLimits) -> InputRanges:
         max_shots=min(MAX_SHOTS, limits.max_shots),
         max_total_frames=limits.max_total_frames,
         reference_roles=list(limits.reference_roles),
+        max_keyframes=limits.max_keyframes,
+        masks=limits.masks,
         last_frame_sketches=limits.last_frame_sketches,
         first_frame_strength=to_range(limits.first_frame_strength),
         last_frame_strength=to_range(limits.last_frame_strength),

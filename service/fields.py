@@ -174,6 +174,20 @@ VIDEO = Field(
     ("video_url", "previous_job_id"),
     VIDEO_KINDS,
 )
+MASK = Field(
+    "mask",
+    Structure(),
+    f"Image over the clip: what is white is made anew, what is black stays. {CROPPED}",
+    (),
+    frozenset({"edit"}),
+)
+KEYFRAMES = Field(
+    "keyframes",
+    Structure(),
+    f"Images at frames between first and last, `[{{frame, image_url}}]`. {CROPPED}",
+    (),
+    frozenset({"text", "image", "first_last_frame"}),
+)
 EXTEND_BEFORE = Field(
     "extend_before",
     Flag(),
@@ -293,6 +307,8 @@ FIELDS: tuple[Field[Any], ...] = (
     REFERENCE_IMAGES,
     REFERENCE_STRENGTH,
     VIDEO,
+    MASK,
+    KEYFRAMES,
     EXTEND_BEFORE,
     SHOTS,
     LAST_FRAME_IS_SKETCH,

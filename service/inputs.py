@@ -27,6 +27,7 @@ from service.sources import VideoId
 from worker.jobs.contract import (
     Artifact,
     StoredImage,
+    StoredKeyframe,
     StoredReference,
     StoredVideo,
     StoryShot,
@@ -217,6 +218,11 @@ def complete(order: Order, bench: Bench) -> VideoRequest:
         | {
             "first_frame": media.first_frame and bench.frame(media.first_frame, size),
             "last_frame": media.last_frame and bench.frame(media.last_frame, size),
+            "mask": media.mask and bench.frame(media.mask, size),
+            "keyframes": tuple(
+                StoredKeyframe(frame=given.frame, image=bench.frame(given.image, size))
+                for given in media.keyframes
+            ),
             "reference_images": store_references(media.references, bench),
             "shots": tuple(
                 store_shot(given, shot, size, bench)
@@ -278,7 +284,9 @@ def has_inputs(request: VideoRequest) -> bool:
     """Whether stored inputs are named in a request: one that repeats an earlier job's."""
     parts: tuple[VideoRequest | StoryShot, ...] = (request, *request.shots)
     frames = any(part.first_frame or part.last_frame for part in parts)
-    return bool(request.video or frames or any(part.reference_images for part in parts))
+    return bool(
+        request.video or frames or request.keyframes or any(part.reference_images for part in parts)
+    )
 
 
 def repeat(order: Order, tenant: str, job_id: str, services: Services) -> VideoRequest:

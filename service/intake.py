@@ -17,6 +17,7 @@ from service.cast import FindCharacter, nobody
 from service.errors import ModelNotFound, show
 from service.finishing import finish
 from service.forms import Tree
+from service.keyframes import check_places
 from service.limits import resolve
 from service.media import Media, read_media
 from service.roles import sort_images
@@ -81,8 +82,10 @@ def complete(
 ) -> Order:
     """raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter"""
     media = read_media(wishes, card, task_type, find_character)
+    request = resolve(wishes, card, task_type, media.shots)
+    check_places(media.keyframes, request, bool(media.first_frame), bool(media.last_frame))
     return Order(
-        request=resolve(wishes, card, task_type, media.shots),
+        request=request,
         card=card,
         wishes=wishes,
         media=media,

@@ -50,10 +50,8 @@ def resolve(
     seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
     negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
     guidance = within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE)
-    if negative and guidance == 1 and card.kind == OPEN:
-        raise IncompatibleInputs(
-            "negative_prompt: nothing follows it at guidance_scale 1", fields.NEGATIVE_PROMPT.name
-        )
+    if guidance == 1 and card.kind == OPEN:
+        check_unguided(negative, shots)
     limits = card.inputs
     return VideoRequest(
         model=card.id,
@@ -94,6 +92,15 @@ def resolve(
         metadata=wishes.get(fields.METADATA) or {},
         user=wishes.get(fields.USER),
     )
+
+
+def check_unguided(negative_prompt: str, shots: Sequence[GivenShot]) -> None:
+    """raises IncompatibleInputs for a negative prompt, which nothing would follow"""
+    given = {fields.NEGATIVE_PROMPT.name: negative_prompt}
+    given |= {f"{shot.param}.negative_prompt": shot.negative_prompt for shot in shots}
+    for param, text in given.items():
+        if text:
+            raise IncompatibleInputs(f"{param}: nothing follows it at guidance_scale 1", param)
 
 
 def resolve_prompt(wishes: Wishes, card: ModelCard, task_type: str) -> str:

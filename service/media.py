@@ -12,6 +12,7 @@ from service import fields
 from service.cast import FindCharacter, nobody, read_cast
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
 from service.given import Given, read_image
+from service.keyframes import GivenKeyframe, read_keyframes
 from service.references import GivenReference, read_references
 from service.roles import as_list
 from service.shots import GivenShot, read_shots
@@ -30,6 +31,8 @@ class Media:
     last_frame: Given | None = None
     references: tuple[GivenReference, ...] = ()
     video: Given | None = None
+    mask: Given | None = None
+    keyframes: tuple[GivenKeyframe, ...] = ()
     shots: tuple[GivenShot, ...] = ()
 
     def __bool__(self) -> bool:
@@ -37,7 +40,8 @@ class Media:
 
     def images(self) -> Iterator[Given]:
         """Every picture, those that shots only name left out."""
-        frames = [self.first_frame, self.last_frame]
+        frames = [self.first_frame, self.last_frame, self.mask]
+        frames += [keyframe.image for keyframe in self.keyframes]
         references = list(self.references)
         for shot in self.shots:
             frames += [shot.first_frame, shot.last_frame]
@@ -66,12 +70,19 @@ def read_media(
         last_frame=read_image(wishes.get(fields.LAST_FRAME), fields.LAST_FRAME.name),
         references=references,
         video=read_video(wishes),
+        mask=read_image(wishes.get(fields.MASK), fields.MASK.name),
+        keyframes=read_keyframes(as_list(wishes.get(fields.KEYFRAMES)), card),
         shots=read_shots(wishes.get(fields.SHOTS), references, card),
     )
     check_needs(media, wishes, card, task_type)
     check_fit(media, wishes, card)
     if card.kind == OPEN:
-        check_only(media, task_type)
+        check_only(media, card, task_type)
+        if wishes.get(fields.EXTEND_BEFORE):
+            raise InvalidValue(
+                f"extend_before: model {card.id!r} adds frames after a clip only; got true",
+                "extend_before",
+            )
     if (count := len(list(media.images()))) > MAX_IMAGES:
         raise InvalidValue(f"shots: hold {count} pictures; the limit is {MAX_IMAGES}", "shots")
     return media
@@ -108,6 +119,10 @@ def check_fit(media: Media, wishes: Wishes, card: ModelCard) -> None:
         raise IncompatibleInputs(
             f"{param}: model {card.id!r} is not trained for references; got some", param
         )
+    if media.mask is not None and not card.inputs.masks:
+        raise IncompatibleInputs(
+            f"mask: model {card.id!r} edits by frames or words; leave it out", "mask"
+        )
     if wishes.get(fields.EXTEND_BEFORE) and media.last_frame is not None:
         raise IncompatibleInputs(
             "last_frame: frames that lead up to a clip end with the clip's first; leave it out",
@@ -115,7 +130,7 @@ def check_fit(media: Media, wishes: Wishes, card: ModelCard) -> None:
         )
 
 
-def check_only(media: Media, task_type: str) -> None:
+def check_only(media: Media, card: ModelCard, task_type: str) -> None:
     """raises IncompatibleInputs for what a checkpoint of open weights would ignore"""
     given = {
         "first_frame": media.first_frame,
@@ -125,10 +140,18 @@ def check_only(media: Media, task_type: str) -> None:
         "shots": media.shots,
     }
     for name, value in given.items():
-        if value and name not in TAKEN.get(task_type, ()):
+        named = name == "references" and task_type == "story" and "reference" in card.tasks
+        if value and name not in TAKEN.get(task_type, ()) and not named:
             param = fields.REFERENCE_IMAGES.name if name == "references" else name
             raise IncompatibleInputs(
                 f"{param}: is not looked at for task_type {task_type}; leave it out", param
+            )
+    for shot in media.shots:
+        if shot.last_frame is not None:
+            raise IncompatibleInputs(
+                f"{shot.param}.last_frame: model {card.id!r} ends no shot with a given frame; "
+                "leave it out",
+                f"{shot.param}.last_frame",
             )
 
 
@@ -146,7 +169,10 @@ def check_needs(media: Media, wishes: Wishes, card: ModelCard, task_type: str) -
         "story": (("shots", media.shots),),
         "interpolate": (("video", media.video), ("target_fps", any(map(wishes.has, rates)))),
         "upscale": (("video", media.video), ("upscale_factor", factor)),
-        "edit": (("video", media.video), ("first_frame", edited)),
+        "edit": (
+            ("video", media.video),
+            ("mask", media.mask) if card.inputs.masks else ("first_frame", edited),
+        ),
     }
     for name, found in needs.get(task_type, ()):
         if not found:

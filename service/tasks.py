@@ -67,6 +67,8 @@ def infer_task(wishes: Wishes, card: ModelCard) -> tuple[str, str]:
 def infer_video_task(wishes: Wishes) -> str:
     if wishes.has(fields.UPSCALE_FACTOR):
         return "upscale"
+    if wishes.has(fields.MASK):
+        return "edit"
     rates = (fields.TARGET_FPS, fields.INTERPOLATION_FACTOR, fields.INTERPOLATION_EXP)
     return "interpolate" if any(wishes.has(field) for field in rates) else "extend"
 

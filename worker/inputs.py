@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from models.protocol import Frames, Picture, Reference, Shot, Task
+from models.protocol import Frames, Keyframe, Picture, Reference, Shot, Task
 from worker.jobs.artifacts import ArtifactStore
 from worker.jobs.contract import (
     Artifact,
@@ -48,6 +48,10 @@ def read_task(request: VideoRequest, store: ArtifactStore) -> Task:
         video=None if video is None else read_video(video, store),
         video_fps=None if video is None else float(video.fps),
         shots=tuple(read_shot(shot, store) for shot in request.shots),
+        mask=read_frame(request.mask, store),
+        keyframes=tuple(
+            Keyframe(read_image(given.image, store), given.frame) for given in request.keyframes
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from models.catalog import ADAPTERS, CHECKPOINT, MODELS_DIR, read_card, read_catalog
 from models.openweights.families import Family, Wishes, adjust, card_fields, read_family
 from models.openweights.folder import INDEX, Checkpoint, digest, read_checkpoint, stamp
+from models.openweights.hub import find
 from models.openweights.lora import copy
 
 Lora = tuple[str, str, Path]  # id, the word that calls it, file
@@ -22,10 +23,14 @@ LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Register one checkpoint; returns the exit status, and says on stderr what is wrong."""
     asked = parser().parse_args(arguments)
+    if asked.path and (asked.revision or asked.online):
+        sys.stderr.write("Error: --revision and --online are about --hub, not about --path\n")
+        return 1
     wishes = Wishes(tuple(asked.size), asked.frames, asked.steps, asked.guidance, asked.fps)
     try:
         loras = [read_lora(text) for text in asked.lora]
-        summary = add(asked.name, asked.path, asked.models_dir, wishes, asked.licence, loras)
+        path = asked.path or find(asked.hub, asked.revision, asked.online)
+        summary = add(asked.name, path, asked.models_dir, wishes, asked.licence, loras, asked.hub)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
@@ -37,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
     """The options of `praxino models add`."""
     options = argparse.ArgumentParser("praxino models add", description=__doc__)
     options.add_argument("name", help="what requests call the model")
-    options.add_argument("--path", type=Path, required=True, help="folder in diffusers' layout")
+    source = options.add_mutually_exclusive_group(required=True)
+    source.add_argument("--path", type=Path, help="folder in diffusers' layout")
+    source.add_argument("--hub", metavar="OWNER/NAME", help="likewise, from the hub's local cache")
+    options.add_argument("--revision", help="of --hub: branch, tag or commit")
+    options.add_argument("--online", action="store_true", help="fetch what the cache lacks")
     options.add_argument("--models-dir", type=Path, required=True, help=argparse.SUPPRESS)
     options.add_argument("--size", action="append", default=[], help="default WxH; again: more")
     options.add_argument("--frames", type=int, help="default length")
@@ -71,10 +80,12 @@ def add(
     wishes: Wishes,
     licence: str | None,
     loras: Sequence[Lora] = (),
+    hub: str | None = None,
 ) -> str:
     """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
 
     loras   copied beside the card: id, the word that calls it, file
+    hub     id under which the folder was found, if it was
 
     raises FolderError, OSError; ValueError for a name that is taken or not allowed
     """
@@ -92,7 +103,7 @@ def add(
         "folder": str(checkpoint.folder),
         "stamp": stamp(checkpoint),
         "sha256": digest(checkpoint),
-    }
+    } | ({"hub": hub, "revision": checkpoint.folder.name} if hub else {})
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:
         folder = Path(draft) / name

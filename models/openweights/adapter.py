@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from models.protocol import Picture, Task
+from models.protocol import Frames, Picture, Task
 
 Arguments = dict[str, Any]
 
@@ -25,6 +26,12 @@ class Adapter:
     sized      width and height are arguments; else they follow from the first frame
     during     entered around the call, for what no argument says
     sibling    the pipeline class that makes a kind of task of the same parts, if another does
+    joined     what its networks are asked has rows of these for each film, the first as many as the
+               answer; films of other families are made one by one
+    contexts   frames of a film that a clip may begin with: as a clip, the most first, or as a first
+               frame, which is the last
+    equip      called once with the checkpoint's folder, for parts that its index does not name
+    loops      how many times the pipeline runs through all steps: once for each piece of a film
     """
 
     arguments: Callable[[Any, Task], Arguments]
@@ -34,6 +41,10 @@ class Adapter:
     sized: bool = True
     during: Callable[[Any, Task], AbstractContextManager[None]] = lambda pipe, task: nullcontext()
     sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None
+    joined: tuple[str, ...] = ()
+    contexts: tuple[int, ...] = (1,)
+    equip: Callable[[Any, Path], None] = lambda pipe, folder: None
+    loops: Callable[[Task], int] = lambda task: 1
 
 
 def image_of(picture: Picture | None, task: Task) -> Image.Image:
@@ -43,6 +54,11 @@ def image_of(picture: Picture | None, task: Task) -> Image.Image:
     image = laid_on_white(picture)
     size = (task.width, task.height)
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def clip_of(frames: Frames, task: Task) -> list[Image.Image]:
+    """Frames of the film before, at its size."""
+    return [image_of(frame, task) for frame in frames]
 
 
 def laid_on_white(picture: Picture) -> Image.Image:

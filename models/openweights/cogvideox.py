@@ -11,4 +11,4 @@ def arguments(pipe: Any, task: Task) -> Arguments:
     return {} if task.first_frame is None else {"image": image_of(task.first_frame, task)}
 
 
-COGVIDEOX = Adapter(arguments)
+COGVIDEOX = Adapter(arguments, joined=("hidden_states", "encoder_hidden_states", "timestep"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from models.catalog import OPEN
-from models.openweights.folder import Checkpoint, FolderError
+from models.openweights.folder import SUBJECTS, Checkpoint, FolderError
 from models.openweights.tiers import FAST
 
 MAX_STEPS = 200
@@ -35,10 +35,14 @@ class Family:
     steps: int
     guidance: float
     needs: tuple[str, ...]  # parts without which it makes nothing
+    keyframes: int = 0  # pictures at any other frames, at most
+    masks: bool = False  # a mask says which part of a clip is made anew
     references: int = 0  # pictures of what the film shall show, at most
     max_prompt_chars: int = 8000  # 0: it reads no words
+    reference_strengths: bool = False  # those are followed more or less
     fades: bool = False  # the last frame may be seen at some steps only
     fast: bool = False  # made of blocks that diffusers' step cache knows
+    batches: bool = True  # films of words may share the passes of its networks
     loras: bool = True  # may be changed by LoRA files
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
 
@@ -120,9 +124,20 @@ def fit_svd(family: Family, checkpoint: Checkpoint) -> Family:
 
 
 def fit_animatediff(family: Family, checkpoint: Checkpoint) -> Family:
-    """The motion module sees so many frames at once, and no more."""
+    """The motion module sees so many frames at once, and no more. With an IP-Adapter, pictures
+    may say what the film shall show."""
     module = checkpoint.configs.get("motion_adapter", {})
-    return replace(family, max_frames=int(module.get("motion_max_seq_length", 32)))
+    family = replace(family, max_frames=int(module.get("motion_max_seq_length", 32)))
+    if not any(path.parts[0] == SUBJECTS for path in checkpoint.weights):
+        return family
+    return replace(
+        family,
+        tasks=family.tasks | {"reference"},
+        needs=(*family.needs, "image_encoder", "feature_extractor"),
+        references=4,
+        reference_strengths=True,
+        batches=False,  # what its networks see of pictures stands in no argument of its own
+    )
 
 
 def as_it_is(family: Family, checkpoint: Checkpoint) -> Family:
@@ -181,6 +196,7 @@ LTX = Family(
     default_frames=161,
     max_frames=257,
     fps=(25, 24, 30),
+    keyframes=8,
     steps=50,
     guidance=3.0,
     needs=TEXT_PARTS,
@@ -216,14 +232,53 @@ HUNYUAN15 = Family(
     needs=(*TEXT_PARTS, "guider", "text_encoder_2", "tokenizer_2"),
     loras=False,
 )
+HUNYUAN = replace(
+    HUNYUAN15,
+    adapter="hunyuan1",
+    title="HunyuanVideo",
+    sizes=("1280x720", "720x1280", "960x960", "960x544", "544x960", "720x720"),
+    default_frames=129,
+    max_frames=129,
+    needs=(*TEXT_PARTS, "text_encoder_2", "tokenizer_2"),
+    loras=True,
+)
+FRAMEPACK = replace(
+    HUNYUAN,
+    adapter="framepack",
+    title="HunyuanVideo FramePack",
+    tasks=frozenset({"image", "first_last_frame"}),
+    sizes=("832x480", "480x832", "608x608", "704x544", "544x704"),
+    frame_step=36,  # a piece
+    default_frames=145,
+    max_frames=1 + 36 * 50,
+    fps=(30, 24),
+    steps=25,
+    guidance=10.0,
+    needs=(*HUNYUAN.needs, "image_encoder", "feature_extractor"),
+)
+LTX2 = replace(
+    LTX,
+    adapter="ltx2",
+    keyframes=0,  # they could be placed at every eighth frame only
+    title="LTX-2",
+    fast=False,
+    sizes=("768x512", "512x768", "960x544", "544x960", "1280x704", "704x1280"),
+    default_frames=121,
+    max_frames=481,
+    fps=(24, 25, 30, 48, 50),
+    steps=30,
+    needs=(*TEXT_PARTS, "audio_vae", "connectors", "vocoder"),
+)
 UNET_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 VACE = replace(
     WAN,
     adapter="vace",
     title="Wan VACE",
     fast=False,
-    tasks=frozenset({"text", "image", "first_last_frame", "reference"}),
+    tasks=frozenset({"text", "image", "first_last_frame", "reference", "edit"}),
     references=4,
+    keyframes=8,
+    masks=True,
 )
 SVD = Family(
     adapter="svd",
@@ -269,7 +324,10 @@ FAMILIES: dict[str, tuple[Family, Fit]] = {
     "WanPipeline": (WAN, fit_wan),
     "WanImageToVideoPipeline": (WAN, fit_wan_images),
     "LTXConditionPipeline": (LTX, as_it_is),
-    "LTXPipeline": (replace(LTX, tasks=frozenset({"text"})), as_it_is),
+    "LTXPipeline": (replace(LTX, tasks=frozenset({"text"}), keyframes=0), as_it_is),
+    "LTX2ConditionPipeline": (LTX2, as_it_is),
+    "LTX2ImageToVideoPipeline": (LTX2, as_it_is),
+    "LTX2Pipeline": (LTX2, as_it_is),
     "CogVideoXPipeline": (COGVIDEOX, fit_cogvideox),
     "CogVideoXImageToVideoPipeline": (replace(COGVIDEOX, tasks=IMAGE), fit_cogvideox),
     "HunyuanVideo15Pipeline": (HUNYUAN15, fit_hunyuan15),
@@ -282,6 +340,8 @@ FAMILIES: dict[str, tuple[Family, Fit]] = {
         ),
         fit_hunyuan15,
     ),
+    "HunyuanVideoPipeline": (HUNYUAN, as_it_is),
+    "HunyuanVideoFramepackPipeline": (FRAMEPACK, as_it_is),
     "WanVACEPipeline": (VACE, fit_wan),
     "StableVideoDiffusionPipeline": (SVD, fit_svd),
     "AnimateDiffPipeline": (ANIMATEDIFF, fit_animatediff),
@@ -304,6 +364,9 @@ def read_family(checkpoint: Checkpoint) -> Family:
     missing = [name for name in family.needs if name not in checkpoint.configs]
     if missing:
         raise FolderError(f"{checkpoint.folder}: {', '.join(missing)}: not named by its index")
+    if "image" in family.tasks:  # a clip may begin with the end of another
+        more = {"extend", "story"} if "text" in family.tasks else {"extend"}
+        family = replace(family, tasks=family.tasks | more)
     # What is left out of a step is all blocks but the first.
     layers = checkpoint.configs.get("transformer", {}).get("num_layers", 0)
     return replace(family, fast=family.fast and layers > 1)
@@ -387,13 +450,15 @@ def card_fields(
         "samplers": [SAMPLER],
         "max_prompt_chars": family.max_prompt_chars,
         "resumable": True,
-        "batchable": False,
+        "batchable": family.batches and "text" in family.tasks,
         "cost": {"memory_mb": round(checkpoint.weight_bytes * MEMORY_FACTOR / MIB)},
         "tiers": [{"name": "standard"}, {"name": FAST}] if family.fast else [],
         "inputs": {
             "max_references": family.references,
+            "max_keyframes": family.keyframes,
+            "masks": family.masks,
             "first_frame_strength": fixed,
             "last_frame_strength": fixed | {"minimum": 0.0 if family.fades else 1.0},
-            "reference_strength": fixed,
+            "reference_strength": fixed | {"minimum": 0.0 if family.reference_strengths else 1.0},
         },
     }

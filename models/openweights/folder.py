@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 INDEX = "model_index.json"
-LIBRARIES = ("diffusers", "transformers")  # others would be code that came with the weights
+# Others would be code that came with the weights; the last is a folder of diffusers' own.
+LIBRARIES = ("diffusers", "transformers", "ltx2")
 CONFIGS = (
     "config.json",
     "scheduler_config.json",
     "tokenizer_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "guider_config.json",
 )
 WEIGHTS = ("diffusion_pytorch_model", "model")  # how weight files begin, by library
 WEIGHTLESS = ("Tokenizer", "Processor", "Scheduler", "Guidance")  # in the names of their classes
+SUBJECTS = "ip_adapter"  # folder of a file that no index names: an IP-Adapter
+DECIDING = (".json", ".txt", ".model", ".jinja")  # of files beside weights, what decides films
 MAX_HEADER_BYTES = 2**27
 CHUNK_BYTES = 2**22
 
@@ -66,6 +70,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         configs[name] = read_part(folder / name)
         if not any(word in kind for word in WEIGHTLESS):
             weights += check_weights(folder / name)
+    weights += check_subjects(folder / SUBJECTS)
     relative = tuple(sorted(path.relative_to(folder) for path in weights))
     return Checkpoint(folder, index, configs, relative)
 
@@ -101,6 +106,17 @@ def check_weights(folder: Path) -> list[Path]:
             check_file(path)
         return paths
     raise FolderError(f"{folder}: has no weights: {' or '.join(WEIGHTS)}.safetensors")
+
+
+def check_subjects(folder: Path) -> list[Path]:
+    """The IP-Adapter that may lie beside the parts, whole. raises FolderError"""
+    if not folder.is_dir():
+        return []
+    paths = sorted(folder.glob("*.safetensors"))
+    if len(paths) != 1:
+        raise FolderError(f"{folder}: holds {len(paths)} safetensors files, not one")
+    check_file(paths[0])
+    return paths
 
 
 def check_file(path: Path) -> None:
@@ -156,5 +172,5 @@ def deciding_files(checkpoint: Checkpoint) -> Iterator[Path]:
     """What decides the films of a checkpoint: relative paths in name order."""
     folder = checkpoint.folder
     jsons = [folder / INDEX, *(p for name in checkpoint.configs for p in (folder / name).iterdir())]
-    plain = {p.relative_to(folder) for p in jsons if p.suffix in (".json", ".txt", ".model")}
+    plain = {p.relative_to(folder) for p in jsons if p.suffix in DECIDING}
     yield from sorted(plain | set(checkpoint.weights))

@@ -16,4 +16,18 @@ def arguments(pipe: Any, task: Task) -> Arguments:
     return {"image": image_of(task.first_frame, task)}
 
 
-HUNYUAN = Adapter(arguments, exact=("vae",), guided=False, sized=False)
+HUNYUAN = Adapter(
+    arguments,
+    exact=("vae",),
+    guided=False,
+    sized=False,
+    joined=(
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "encoder_hidden_states_2",
+        "encoder_attention_mask_2",
+        "image_embeds",
+    ),
+)

@@ -14,9 +14,11 @@ from models.openweights.animatediff import ANIMATEDIFF
 from models.openweights.cogvideox import COGVIDEOX
 from models.openweights.families import read_family
 from models.openweights.folder import Checkpoint, FolderError, digest, read_checkpoint, stamp
+from models.openweights.framepack import FRAMEPACK, HUNYUAN1
 from models.openweights.hunyuan import HUNYUAN
 from models.openweights.lora import attach
 from models.openweights.ltx import LTX
+from models.openweights.ltx2 import LTX2
 from models.openweights.memory import settle
 from models.openweights.pipeline import OpenModel
 from models.openweights.svd import SVD
@@ -26,8 +28,11 @@ from models.openweights.wan import WAN
 ADAPTERS: dict[str, Adapter] = {
     "wan": WAN,
     "ltx": LTX,
+    "ltx2": LTX2,
     "cogvideox": COGVIDEOX,
     "hunyuan": HUNYUAN,
+    "hunyuan1": HUNYUAN1,
+    "framepack": FRAMEPACK,
     "vace": VACE,
     "svd": SVD,
     "animatediff": ANIMATEDIFF,
@@ -54,6 +59,7 @@ def load_openweights(folder: Path, device: str, dtype: torch.dtype) -> OpenModel
         raise FolderError(f"{checkpoint.folder}: is not what was registered; add it again")
     adapter = ADAPTERS[family.adapter]
     pipe = load_pipeline(checkpoint, adapter, dtype)
+    adapter.equip(pipe, checkpoint.folder)
     attach(pipe, folder)
     sha256 = note["sha256"] if note["stamp"] == stamp(checkpoint) else digest(checkpoint)
     return OpenModel(card, sha256, adapter, settle(pipe, device))

@@ -5,7 +5,9 @@ What the pipeline calls strength is how hard a picture binds, not for how many s
 
 from typing import Any
 
-from models.openweights.adapter import Adapter, Arguments, image_of
+from PIL import Image
+
+from models.openweights.adapter import Adapter, Arguments, clip_of, image_of
 from models.protocol import Picture, Task
 
 DECODE_TIMESTEP = 0.05  # of decoders that remove the last noise, as their authors set it
@@ -13,12 +15,15 @@ DECODE_NOISE = 0.025
 
 
 def arguments(pipe: Any, task: Task) -> Arguments:
-    """Given frames as conditions, at the first and the last index."""
+    """Given frames as conditions, at the first, the last and any other index."""
     given: Arguments = {"frame_rate": task.fps}
     if pipe.vae.config.timestep_conditioning:
         given |= {"decode_timestep": DECODE_TIMESTEP, "decode_noise_scale": DECODE_NOISE}
-    frames = ((task.first_frame, 0), (task.last_frame, task.num_frames - 1))
+    frames = [(task.first_frame, 0), (task.last_frame, task.num_frames - 1)]
+    frames += [(keyframe.picture, keyframe.index) for keyframe in task.keyframes]
     conditions = [condition(picture, at, task) for picture, at in frames if picture is not None]
+    if task.video is not None:
+        conditions.append(begun(clip_of(task.video, task)))
     return given | {"conditions": conditions} if conditions else given
 
 
@@ -29,4 +34,21 @@ def condition(picture: Picture, index: int, task: Task) -> Any:
     return LTXVideoCondition(image=image_of(picture, task), frame_index=index)
 
 
-LTX = Adapter(arguments)
+def begun(frames: list[Image.Image]) -> Any:
+    """A clip as the first frames."""
+    from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+
+    return LTXVideoCondition(video=frames, frame_index=0)
+
+
+LTX = Adapter(
+    arguments,
+    contexts=(9, 1),
+    joined=(
+        "hidden_states",
+        "encoder_hidden_states",
+        "timestep",
+        "encoder_attention_mask",
+        "video_coords",
+    ),
+)

@@ -15,21 +15,27 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 
 
 class Bar:
-    """What a pipeline takes for a progress bar."""
+    """What a pipeline takes for a progress bar, all its loops on one.
 
-    def __init__(self, on_step: OnStep, total: int) -> None:
+    total  steps of all loops together
+    """
+
+    def __init__(self, on_step: OnStep, total: int, loops: int) -> None:
         self._on_step = on_step
         self._total = total
+        self._loops = loops  # that are not over
         self._done = 0
 
     def __enter__(self) -> "Bar":
-        self._on_step(Step("denoising", 0, self._total))
+        if self._done == 0:
+            self._on_step(Step("denoising", 0, self._total))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if kind is None:
+        self._loops -= 1
+        if kind is None and self._loops == 0:
             self._on_step(Step("decoding", 0, 1))
 
     def update(self, count: int = 1) -> None:
@@ -42,9 +48,13 @@ class Bar:
 
 
 @contextmanager
-def watched(pipe: Any, on_step: OnStep, steps: int) -> Iterator[None]:
-    """Have a pipeline's steps reported while this is entered; whatever ends it, it is clean."""
-    pipe.progress_bar = lambda iterable=None, total=None: Bar(on_step, total or steps)
+def watched(pipe: Any, on_step: OnStep, steps: int, loops: int = 1) -> Iterator[None]:
+    """Have a pipeline's steps reported while this is entered; whatever ends it, it is clean.
+
+    steps  of each of its loops
+    """
+    bar = Bar(on_step, steps * loops, loops)
+    pipe.progress_bar = lambda iterable=None, total=None: bar
     try:
         yield
     except BaseException:

@@ -85,6 +85,8 @@ def is_plain(value: object) -> bool:
     """Whether a value's text says all of it."""
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(map(is_plain, (*value, *value.values())))
     return isinstance(value, PLAIN)
 
 

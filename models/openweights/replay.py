@@ -8,14 +8,23 @@ scheduler is put into the state it had, and everything after that is as it would
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from models.openweights.progress import DENOISERS
-from models.openweights.snapshots import ClipMemory, Snapshot, Unwritable, put_back, state_of
+from models.openweights.snapshots import (
+    FilmMemory,
+    Made,
+    Snapshot,
+    Unwritable,
+    put_back,
+    state_of,
+)
+
+SCHEDULERS = ("scheduler", "audio_scheduler")  # sound is denoised beside the pictures
 
 
 class Stepped(tuple[Any, ...]):
@@ -30,80 +39,126 @@ class Stepped(tuple[Any, ...]):
 
 
 class Replay:
-    """One run of a pipeline's loop."""
+    """One run of a pipeline: of its loop, or of several one after the other.
 
-    def __init__(self, scheduler: Any, generator: torch.Generator, memory: ClipMemory) -> None:
-        self._scheduler = scheduler
+    Where a pipeline has several schedulers, each makes its share of every step, in their order.
+    """
+
+    def __init__(
+        self, schedulers: Sequence[Any], generator: torch.Generator, memory: FilmMemory
+    ) -> None:
+        self._schedulers = schedulers
         self._generator = generator
         self._memory = memory
         self._goal = memory.latest
         self._done = 0
         self._writable = True
+        self._shares: list[Made] = []  # of the step that is being made
+        self._ends = {} if self._goal is None else dict(self._goal.ends)
 
     @property
     def replaying(self) -> bool:
         """Whether what is asked for now was made before."""
         return self._goal is not None and self._done < self._goal.step
 
-    def step(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """The scheduler's step, watched. It keeps the signature, which tells pipelines whether it
-        takes a generator."""
+    def step(self, real: Callable[..., Any], at: int) -> Callable[..., Any]:
+        """The step of one of the schedulers, watched. It keeps the signature, which tells pipelines
+        whether it takes a generator."""
 
         signature = inspect.signature(real)
 
         @functools.wraps(real)
         def step(*given: Any, **named: Any) -> Any:
             if self.replaying:
-                return self._replayed(signature.bind(*given, **named).arguments["sample"])
+                sample = signature.bind(*given, **named).arguments["sample"]
+                return self._replayed(at, sample)
             made = real(*given, **named)
-            self._done += 1
-            self._note(made if isinstance(made, tuple) else made.to_tuple())
+            share = made if isinstance(made, tuple) else made.to_tuple()
+            self._shares.append(tuple(one.detach().clone() for one in share))
+            if self._is_last(at):
+                self._done += 1
+                self._note()
             return made
 
         return step
 
+    def begin(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """A scheduler's `set_timesteps`: a loop begins, and another may have ended."""
+
+        @functools.wraps(real)
+        def set_timesteps(*given: Any, **named: Any) -> Any:
+            latest = self._memory.latest
+            if latest is not None and self._done == latest.step:
+                self._ends[str(latest.step)] = latest.made
+            return real(*given, **named)
+
+        return set_timesteps
+
     def answer(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """A network's forward, which computes once only while its answers do not matter."""
-        first: list[Any] = []
+        """A network's forward, which computes once only while its answers do not matter: once for
+        each shape, since guidance may ask about one batch and then about another."""
+        first: dict[Hashable, Any] = {}
 
         @functools.wraps(real)
         def forward(*inputs: Any, **named: Any) -> Any:
             if not self.replaying:
                 return real(*inputs, **named)
-            if not first:
-                first.append(real(*inputs, **named))
-            return first[0]
+            values = (*inputs, *named.values())
+            shapes = tuple(tuple(one.shape) for one in values if isinstance(one, torch.Tensor))
+            if shapes not in first:
+                first[shapes] = real(*inputs, **named)
+            return first[shapes]
 
         return forward
 
-    def _replayed(self, sample: torch.Tensor) -> Stepped:
-        assert self._goal is not None
-        self._done += 1
-        if self.replaying:
-            return Stepped(sample for _ in self._goal.made)
-        put_back(self._goal.scheduler, self._scheduler, sample.device)
-        self._generator.set_state(self._goal.generator)
-        return Stepped(made.to(sample.device) for made in self._goal.made)
+    def _is_last(self, at: int) -> bool:
+        return at == len(self._schedulers) - 1
 
-    def _note(self, made: tuple[torch.Tensor, ...]) -> None:
+    def _replayed(self, at: int, sample: torch.Tensor) -> Stepped:
+        assert self._goal is not None
+        step = self._done + 1
+        self._done += self._is_last(at)
+        if step < self._goal.step:
+            ended = self._ends.get(str(step))
+            return stepped(self._goal.made[at], sample) if ended is None else Stepped(ended[at])
+        put_back(self._goal.schedulers[at], self._schedulers[at], sample.device)
+        self._generator.set_state(self._goal.generator)
+        return Stepped(made.to(sample.device) for made in self._goal.made[at])
+
+    def _note(self) -> None:
+        made, self._shares = tuple(self._shares), []
         if not self._writable:
             return
         try:
-            state = state_of(self._scheduler)
+            states = tuple(map(state_of, self._schedulers))
         except Unwritable:
             self._writable = False
             return
-        kept = tuple(one.detach().clone() for one in made)
         drawn = self._generator.get_state()
-        self._memory.latest = Snapshot(self._done, kept, state, drawn)
+        self._memory.latest = Snapshot(self._done, made, states, drawn, dict(self._ends))
+
+
+def stepped(like: Made, sample: torch.Tensor) -> Stepped:
+    """As many answers as a step has, each the latents that it was given."""
+    return Stepped(sample for _ in like)
+
+
+def schedulers_of(pipe: Any) -> list[Any]:
+    """Whoever steps in a pipeline's loop, in their order there."""
+    found = (getattr(pipe, name, None) for name in SCHEDULERS)
+    return [scheduler for scheduler in found if scheduler is not None]
 
 
 @contextmanager
-def remembered(pipe: Any, generator: torch.Generator, memory: ClipMemory) -> Iterator[None]:
+def remembered(pipe: Any, generator: torch.Generator, memory: FilmMemory) -> Iterator[None]:
     """Note every step of a pipeline's loop in a memory, and go on from what it holds."""
-    replay = Replay(pipe.scheduler, generator, memory)
+    schedulers = schedulers_of(pipe)
+    replay = Replay(schedulers, generator, memory)
     with ExitStack() as stack:
-        stack.enter_context(wrapped(pipe.scheduler, "step", replay.step))
+        for at, scheduler in enumerate(schedulers):
+            step = functools.partial(replay.step, at=at)
+            stack.enter_context(wrapped(scheduler, "step", step))
+        stack.enter_context(wrapped(schedulers[0], "set_timesteps", replay.begin))
         if memory.latest is not None:
             for name in DENOISERS:
                 module = getattr(pipe, name, None)

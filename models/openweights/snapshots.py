@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 3
 HEADER = "clip"  # the one entry of the file's metadata
 SIZE_BYTES = 8  # before the header of a safetensors file
 PLAIN = (bool, int, float, str, type(None))
+
+Made = tuple[Tensor, ...]
 
 
 class Unwritable(TypeError):
@@ -27,58 +29,80 @@ class Unwritable(TypeError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state after a step.
+    """The state after a step of one loop, or of the last of several.
 
-    step       1.., how many are done
-    made       what the scheduler returned for it: latents, and what some want back with the next
-    scheduler  its attributes; lists and tensors in it are never changed in place
-    generator  state of the CPU generator
+    step        1.., how many are done, of all loops together
+    made        what each scheduler returned for it: latents, and what some want back with the next
+    schedulers  their attributes; lists and tensors in them are never changed in place
+    generator   state of the CPU generator
+    ends        what the loops before ended with, by how many steps were done then
     """
 
     step: int
-    made: tuple[Tensor, ...]
-    scheduler: dict[str, Any]
+    made: tuple[Made, ...]
+    schedulers: tuple[dict[str, Any], ...]
     generator: Tensor
+    ends: dict[str, tuple[Made, ...]]
 
 
-class ClipMemory:
-    """The latest snapshot of one clip; see `models.protocol.Memory`."""
+class FilmMemory:
+    """The latest snapshot of each clip of a film; see `models.protocol.Memory`.
 
-    def __init__(self, identity: str, latest: Snapshot | None = None) -> None:
+    What the clips before showed is decoded again from what they ended with.
+    """
+
+    def __init__(self, identity: str, clips: dict[str, Snapshot] | None = None) -> None:
         self._identity = identity
-        self.latest = latest
+        self._clips = clips or {}
+        self._at = "0"
+
+    def turn_to(self, clip: int) -> None:
+        """From now on it is this clip that is being made."""
+        self._at = str(clip)
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """Of the clip that is being made."""
+        return self._clips.get(self._at)
+
+    @latest.setter
+    def latest(self, snapshot: Snapshot) -> None:
+        self._clips[self._at] = snapshot
 
     @property
     def steps(self) -> int:
         """Steps that need not be made again."""
-        return 0 if self.latest is None else self.latest.step
+        return sum(clip.step for clip in self._clips.values())
 
     def write(self) -> bytes:
         """All of it, for `read_snapshot`."""
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {"format": FORMAT, "identity": self._identity}
-        if self.latest is not None:
-            state = vars(self.latest)
-            facts["state"] = {name: pack(name, value, tensors) for name, value in state.items()}
+        facts["clips"] = {
+            at: {name: pack(f"{at}.{name}", value, tensors) for name, value in vars(clip).items()}
+            for at, clip in self._clips.items()
+        }
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return save(plain, {HEADER: json.dumps(facts)})
 
 
-def read_snapshot(data: bytes, identity: str) -> ClipMemory:
-    """What `ClipMemory.write` wrote. raises ValueError if it is damaged, or another clip's"""
+def read_snapshot(data: bytes, identity: str) -> FilmMemory:
+    """What `FilmMemory.write` wrote. raises ValueError if it is damaged, or another clip's"""
     try:
         size = int.from_bytes(data[:SIZE_BYTES], "little")
         metadata = json.loads(data[SIZE_BYTES : SIZE_BYTES + size])["__metadata__"]
         facts = json.loads(metadata[HEADER])
         tensors = load(data)
         found = (facts["format"], facts["identity"])
-        state = {name: unpack(value, tensors) for name, value in facts.get("state", {}).items()}
-        latest = Snapshot(**state) if state else None
+        clips = {
+            at: Snapshot(**{name: unpack(value, tensors) for name, value in clip.items()})
+            for at, clip in facts["clips"].items()
+        }
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"a damaged checkpoint: {type(error).__name__}") from error
     if found != (FORMAT, identity):
         raise ValueError("a checkpoint of another film, model or version")
-    return ClipMemory(identity, latest)
+    return FilmMemory(identity, clips)
 
 
 def pack(name: str, value: object, tensors: dict[str, Tensor]) -> Any:

@@ -83,4 +83,15 @@ def beside(pipe: Any, task: Task) -> torch.Tensor:
     )[1]
 
 
-WAN = Adapter(arguments, exact=("vae", "image_encoder"), sibling=sibling, during=fading)
+WAN = Adapter(
+    arguments,
+    exact=("vae", "image_encoder"),
+    sibling=sibling,
+    during=fading,
+    joined=(
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "encoder_hidden_states_image",
+    ),
+)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.batch import make_together
 from models.catalog import ModelCard, read_card
 from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
 from models.videoldm.adapters import adapted
-from models.videoldm.batch import Share, make_together
+from models.videoldm.batch import Share, sharing
 from models.videoldm.branches import Known, tell, untold
 from models.videoldm.checkpoints import FilmMemory, own, read_memory
 from models.videoldm.conditioning import MAX_CONTEXT, last_frame_steps
@@ -70,7 +71,7 @@ class VideoLDM:
 
     def together(self, makers: Sequence[Maker]) -> None:
         """Make several films at once; see `models.protocol.BatchableModel`."""
-        make_together(makers, self.shared)
+        make_together(makers, lambda table, place: self.shared(sharing(table, place)))
 
     def shared(self, share: Share) -> "VideoLDM":
         """The same with its networks as others share them."""

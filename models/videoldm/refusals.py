@@ -12,7 +12,7 @@ from models.videoldm.pictures import retimed_count
 
 Refusal = tuple[bool, str]  # (allowed, what was asked for and what there is)
 
-_INPUTS = ("first_frame", "last_frame", "references", "video", "shots")
+_INPUTS = ("first_frame", "last_frame", "references", "video", "shots", "mask", "keyframes")
 # Kind of task to the inputs that it needs and those that it may take besides.
 _NEEDS: dict[str, tuple[str, ...]] = {
     "text": (),

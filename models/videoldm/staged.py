@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from models.batch import make_together
 from models.catalog import CascadeRule, ModelCard, Quality
 from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
-from models.videoldm.batch import Share, make_together
+from models.videoldm.batch import Share, sharing
 from models.videoldm.cascade import Bar, Cascade, film_of, key_times
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory, own, remembered
 from models.videoldm.conditioning import frame_times
@@ -48,7 +49,7 @@ class StagedLDM:
 
     def together(self, makers: Sequence[Maker]) -> None:
         """Make several films at once; see `models.protocol.BatchableModel`."""
-        make_together(makers, self.shared)
+        make_together(makers, lambda table, place: self.shared(sharing(table, place)))
 
     def shared(self, share: Share) -> "StagedLDM":
         """The same with the base's networks as others share them; stages after it are its own."""

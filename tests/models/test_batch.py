@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models import batch
 from models.protocol import (
     BatchableModel,
     Cancelled,
@@ -24,7 +25,6 @@ from models.protocol import (
     lacks_memory,
 )
 from models.registry import load_model
-from models.videoldm import batch
 from models.videoldm.adapters import Adapter
 from models.videoldm.checkpoints import FilmMemory, own
 from models.videoldm.conditioning import joined, layout, text_only

@@ -1,6 +1,7 @@
 """Registering checkpoints: what a folder says, and what is wrong with it, without loading it."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -101,12 +102,12 @@ def test_tasks_are_told_from_the_configs(tmp_path: Path) -> None:
             part(folder, "image_processor", "preprocessor_config.json", {}, weights=False)
         told[name] = sorted(register(folder).tasks)
     assert told == {
-        "5b": ["image", "text"],
-        "5b-i2v": ["image"],
-        "a14b": ["first_last_frame", "image"],
-        "i2v": ["image"],
+        "5b": ["extend", "image", "story", "text"],
+        "5b-i2v": ["extend", "image"],
+        "a14b": ["extend", "first_last_frame", "image"],
+        "i2v": ["extend", "image"],
         "flf2v": ["first_last_frame"],
-        "ltx": ["first_last_frame", "image", "text"],
+        "ltx": ["extend", "first_last_frame", "image", "story", "text"],
         "ltx-t2v": ["text"],
     }
 
@@ -221,6 +222,113 @@ def test_the_licence_is_what_the_folder_says(tmp_path: Path) -> None:
     assert register(folder).licence == "apache-2.0"
 
 
+def cached(cache: Path, repo: str, commit: str = "a" * 40) -> Path:
+    """A place for a checkpoint in a hub's cache, named as its client names it."""
+    place = cache / f"models--{repo.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    (place / "snapshots").mkdir()
+    return place / "snapshots" / commit
+
+
+def ordered(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`praxino models add wild` with these options, in a process with a hub's cache of its own."""
+    place = ("--models-dir", str(tmp_path / "models"))
+    command = (sys.executable, "-m", "models.openweights", "wild", *arguments, *place)
+    # Whatever would be asked of the network is refused at once.
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | nowhere
+    environment.pop("HF_HUB_OFFLINE", None)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_hub_id_is_found_in_the_cache_and_its_commit_noted(tmp_path: Path) -> None:
+    folder = write(cached(tmp_path / "cache", "owner/wan"))
+    answer = ordered(tmp_path, "--hub", "owner/wan")
+    assert answer.returncode == 0, answer.stderr
+    note = json.loads((tmp_path / "models" / "wild" / "checkpoint.json").read_text())
+    assert (note["hub"], note["revision"]) == ("owner/wan", "a" * 40)
+    assert Path(note["folder"]) == folder
+
+
+def test_a_hub_id_that_is_not_cached_is_refused_offline_and_asked_for_online(
+    tmp_path: Path,
+) -> None:
+    answer = ordered(tmp_path, "--hub", "owner/wan")
+    assert answer.returncode == 1
+    assert "owner/wan: is not in the local cache" in answer.stderr
+    assert "--online" in answer.stderr
+    answer = ordered(tmp_path, "--hub", "owner/wan", "--online")
+    assert answer.returncode == 1
+    assert "owner/wan: cannot be fetched" in answer.stderr
+    assert not (tmp_path / "models" / "wild").exists()
+
+
+def test_a_hub_id_that_is_cached_in_part_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    folder = write(cached(tmp_path / "cache", "owner/wan"))
+    shutil.rmtree(folder / "vae")
+    answer = ordered(tmp_path, "--hub", "owner/wan")
+    assert answer.returncode == 1
+    assert "vae: is missing" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--hub", "wan"), "owner/name"),
+        (("--path", "w", "--online"), "not about --path"),
+        (("--path", "w", "--hub", "owner/wan"), "not allowed with"),
+        ((), "one of the arguments"),
+    ],
+)
+def test_a_checkpoint_has_one_source(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    answer = ordered(tmp_path, *arguments)
+    assert answer.returncode != 0
+    assert reason in answer.stderr
+
+
+def animated(folder: Path, *adapters: str) -> Path:
+    """An AnimateDiff checkpoint with an image tower, and IP-Adapters beside it."""
+    parts = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "unet": ["diffusers", "UNetMotionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "motion_adapter": ["diffusers", "MotionAdapter"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    }
+    folder.mkdir(parents=True)
+    index = {"_class_name": "AnimateDiffPipeline"} | parts
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for name in parts:
+        bare = {"scheduler": "scheduler", "tokenizer": "tokenizer"}.get(name)
+        bare = "preprocessor" if name == "feature_extractor" else bare
+        config = f"{bare}_config.json" if bare else "config.json"
+        part(folder, name, config, {}, weights=bare is None)
+    for name in adapters:
+        (folder / "ip_adapter").mkdir(exist_ok=True)
+        save_file({"a": np.ones(1, np.float32)}, folder / "ip_adapter" / name)
+    return folder
+
+
+def test_an_ip_adapter_beside_the_parts_makes_references(tmp_path: Path) -> None:
+    assert register(animated(tmp_path / "bare")).tasks == {"text"}
+    card = register(animated(tmp_path / "one", "subject.safetensors"))
+    assert card.tasks == {"text", "reference"}
+    assert (card.inputs.reference_strength.minimum, card.inputs.max_references) == (0, 4)
+    two = animated(tmp_path / "two", "a.safetensors", "b.safetensors")
+    with pytest.raises(FolderError, match="holds 2 safetensors files"):
+        register(two)
+    (two / "ip_adapter" / "b.safetensors").unlink()
+    shutil.rmtree(two / "image_encoder")
+    with pytest.raises(FolderError, match="image_encoder"):
+        register(two)
+
+
 def test_registering_loads_no_torch(tmp_path: Path) -> None:
     folder = write(tmp_path / "w")
     code = (
@@ -283,4 +391,4 @@ def test_every_family_has_a_page_whose_commands_are_ours() -> None:
         assert orders, page
         for order in orders:
             options = parser().parse_args([*shlex.split(order), "--models-dir", "m"])
-            assert str(options.path).startswith("/srv/"), page
+            assert options.hub or str(options.path).startswith("/srv/"), page

@@ -1,38 +1,64 @@
 """The contract of every adapter of open weights, on tiny checkpoints read from disk."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from models.batch import Place
 from models.openweights import tiers
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes, read_family
 from models.openweights.folder import FolderError, read_checkpoint
 from models.openweights.pipeline import OpenModel
-from models.openweights.snapshots import ClipMemory
-from models.protocol import Cancelled, Frames, Reference, Step, Task
+from models.openweights.replay import wrapped
+from models.openweights.segments import LONG
+from models.openweights.snapshots import FilmMemory
+from models.protocol import (
+    Cancelled,
+    Frames,
+    Keyframe,
+    OnStep,
+    Reference,
+    ResumableModel,
+    Shot,
+    Step,
+    Task,
+)
 from models.registry import load_model
-from tests.models.wilds import FRAMES, WILDS, build
+from tests.models.wilds import FRAMES, LENGTHS, WILDS, build
 
 # Of diffusers' own making: a scheduler hands a tensor to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS = 3
+BEFORE = 9  # frames of a clip that is gone on with
 GUIDANCE = 3.0
-SIZES = {"wan-2.2-5b": "64x64", "svd": "64x64"}  # multiples that are larger
+SIZES = {"wan-2.2-5b": "64x64", "svd": "64x64", "ltx-2": "64x64"}  # multiples that are larger
 
 
 def wished(name: str) -> Wishes:
     """Small films of a checkpoint; some have sizes of their own only."""
     sizes = () if name.startswith(("cogvideox", "hunyuan-1.5-i2v")) else (SIZES.get(name, "32x32"),)
-    return Wishes(sizes=sizes, frames=FRAMES, steps=STEPS, guidance=GUIDANCE)
+    return Wishes(sizes=sizes, frames=length(name), steps=STEPS, guidance=GUIDANCE)
+
+
+SOUNDING = ("ltx-2",)  # sound has a scheduler of its own
+
+
+def ignore(step: Step) -> None:
+    """What is told to nobody."""
+
+
+def length(name: str) -> int:
+    """Frames of a checkpoint's films."""
+    return LENGTHS.get(name, FRAMES)
 
 
 def picture(width: int, height: int, seed: int) -> np.ndarray:
@@ -60,12 +86,20 @@ class Wild:
             given["first_frame"] = picture(width, height, 1)
         if kind == "first_last_frame":
             given["last_frame"] = picture(width, height, 2)
+        if kind == "extend":
+            given["video"] = np.stack([picture(width, height, 10 + at) for at in range(BEFORE)])
+        if kind == "edit":
+            given["video"] = np.stack([picture(width, height, at) for at in range(length(card.id))])
+            given["mask"] = np.zeros((height, width, 3), np.uint8)
+            given["mask"][:, width // 2 :] = 255  # the right half is made anew
+        if kind == "story":
+            given["shots"] = tuple(Shot(f"{word} runs", 4, 3) for word in ("red fox", "blue ball"))
         if kind == "reference":
             given["references"] = tuple(Reference(picture(48, 32, seed)) for seed in (4, 5))
         numbers: dict[str, Any] = {
             "width": width,
             "height": height,
-            "num_frames": FRAMES,
+            "num_frames": {"extend": BEFORE + 4, "story": 8}.get(kind, length(card.id)),
             "fps": card.fps[0],
             "seed": 7,
             "num_inference_steps": STEPS,
@@ -85,13 +119,18 @@ class Wild:
     def change(self, kind: str, **fields: Any) -> float:
         """How much the film changes, at most, with a field of its task: of 1, before it is rounded,
         since random weights follow a picture only faintly."""
-        other = self.model.draw(self.task(kind, **fields), lambda step: None)
-        return float(np.abs(other - self.plain(kind)).max())
+        return float(np.abs(self.made(self.task(kind, **fields)) - self.plain(kind)).max())
+
+    def made(self, task: Task, on_step: OnStep = ignore, memory: FilmMemory | None = None) -> Any:
+        """A film as exactly as there is one: before it is rounded, if it is of one clip."""
+        if task.task_type not in LONG:
+            return self.model.draw(task, on_step, memory)
+        return np.concatenate(list(self.model.stream(task, on_step, memory))) / 255
 
     def plain(self, kind: str) -> np.ndarray:
         """The film of the plain task before it is rounded, made once."""
         if kind not in self.drawn:
-            self.drawn[kind] = self.model.draw(self.task(kind), lambda step: None)
+            self.drawn[kind] = self.made(self.task(kind))
         return self.drawn[kind]
 
     @property
@@ -99,9 +138,16 @@ class Wild:
         """Whether it follows prompts."""
         return self.model.card.max_prompt_chars > 0
 
+    def steps(self, kind: str) -> int:
+        """Of a film, all its clips and all loops of its pipeline together."""
+        if kind in LONG:  # each of its clips is a short one
+            return STEPS * len(self.task(kind).shots or "1")
+        return STEPS * self.model.adapter.loops(self.task(kind))
+
     @property
     def kinds(self) -> list[str]:
-        return sorted(self.model.card.tasks)
+        """Of one clip first."""
+        return sorted(self.model.card.tasks, key=lambda kind: (kind in LONG, kind))
 
 
 @contextmanager
@@ -147,10 +193,11 @@ def test_every_kind_makes_the_film_that_was_asked_for(wild: Wild) -> None:
     for kind in wild.kinds:
         task, steps = wild.task(kind), list[Step]()
         wild.films[kind] = wild.model.generate(task, steps.append)
-        assert wild.films[kind].shape == (FRAMES, task.height, task.width, 3)
+        assert wild.films[kind].shape == (task.num_frames, task.height, task.width, 3)
         assert wild.films[kind].dtype == np.uint8
         told = [(step.stage, step.index, step.total) for step in steps]
-        denoising = [("denoising", index, STEPS) for index in range(STEPS + 1)]
+        total = wild.steps(kind)
+        denoising = [("denoising", index, total) for index in range(total + 1)]
         assert told == [("encoding", 0, 1), *denoising, ("decoding", 0, 1), ("decoding", 1, 1)]
 
 
@@ -180,25 +227,29 @@ def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
 def test_another_process_goes_on_from_any_step_to_the_same_film(wild: Wild) -> None:
     for kind in wild.kinds:
         task = wild.task(kind)
-        memory, written = wild.model.remember("film"), dict[int, bytes]()
+        memory, written, total = wild.model.remember("film"), dict[int, bytes](), wild.steps(kind)
 
         def keep(
-            step: Step, memory: ClipMemory = memory, written: dict[int, bytes] = written
+            step: Step,
+            memory: FilmMemory = memory,
+            written: dict[int, bytes] = written,
+            total: int = total,
         ) -> None:
-            if step.stage == "denoising" and 0 < step.index < STEPS:
+            if step.stage == "denoising" and 0 < step.index < total:
                 assert memory.steps == step.index
                 written[step.index] = memory.write()
 
-        drawn = wild.model.draw(task, keep, memory)
+        drawn = wild.made(task, keep, memory)
         assert np.array_equal(drawn, wild.plain(kind)), "remembering changed it"
         for done, data in written.items():
             made: list[int] = []
             again = wild.model.remember("film", data)
             assert again.steps == done
             with counted(wild.model.place.pipe, made):
-                resumed = wild.model.draw(task, lambda step: None, again)
+                resumed = wild.made(task, ignore, again)
             assert np.array_equal(resumed, drawn), (kind, done)
-            assert len(made) == STEPS - done, "it made again what was made"
+            schedulers = 2 if wild.model.card.id in SOUNDING else 1
+            assert len(made) == schedulers * (total - done), "it made again what was made"
 
 
 def test_a_checkpoint_of_another_film_is_refused(wild: Wild) -> None:
@@ -308,6 +359,133 @@ def test_no_given_frame_is_ignored(wild: Wild) -> None:
             assert wild.change(kind, references=tuple(changed)) > 0, (kind, at)
 
 
+def test_an_edit_follows_its_mask_and_sees_only_what_stays(wild: Wild) -> None:
+    if "edit" not in wild.kinds:
+        return
+    task = wild.task("edit")
+    assert task.video is not None
+    assert task.mask is not None
+    half = task.width // 2
+    assert wild.change("edit", mask=255 - task.mask) > 0
+    for side, seen in ((slice(half), True), (slice(half, None), False)):
+        clip = task.video.copy()
+        clip[2, :, side] = 255 - clip[2, :, side]
+        assert (wild.change("edit", video=clip) > 0) == seen
+
+
+def test_keyframes_are_seen_where_they_are(wild: Wild) -> None:
+    card, kind = wild.model.card, wild.kinds[0]
+    most, ends = card.inputs.max_keyframes, length(wild.model.card.id) - 1
+    side = wild.task("text")
+    one, other = (picture(side.width, side.height, seed) for seed in (3, 4))
+    wrong = [(Keyframe(one, at) for at in range(1, most + 2)), (Keyframe(one, ends + 1),)]
+    for keyframes in wrong:
+        with pytest.raises(ValueError, match="keyframes"):
+            wild.model.draw(wild.task(kind, keyframes=tuple(keyframes)), ignore)
+    if not most:
+        return
+    kind = "text"
+    films = [
+        wild.model.draw(wild.task(kind, keyframes=(Keyframe(shown, at),)), ignore)
+        for shown, at in ((one, 4), (other, 4), (one, 6))
+    ]
+    for film in films[1:]:
+        assert np.abs(film - films[0]).max() > 0
+    assert np.abs(films[0] - wild.plain(kind)).max() > 0
+
+
+def test_a_film_goes_on_from_the_clip_it_extends(wild: Wild) -> None:
+    if "extend" not in wild.kinds:
+        return
+    task = wild.task("extend")
+    assert task.video is not None
+    film = wild.plain("extend")
+    assert np.array_equal(film[:BEFORE] * 255, task.video)
+    seen = next(count for count in wild.model.adapter.contexts if count <= BEFORE)
+    for back in {1, seen}:
+        clip = task.video.copy()
+        clip[-back] = 255 - clip[-back]
+        made = wild.made(replace(task, video=clip))
+        assert np.abs(made[BEFORE:] - film[BEFORE:]).max() > 0, f"frame {back} before is ignored"
+
+
+def test_shots_follow_their_own_words_and_a_cut_begins_anew(wild: Wild) -> None:
+    if "story" not in wild.kinds:
+        return
+    task, film = wild.task("story"), wild.plain("story")
+    first, second = task.shots
+    for shots in (
+        (first, replace(second, prompt="rain")),
+        (first, replace(second, seed=5)),
+        (first, replace(second, transition="cut")),
+    ):
+        made = wild.made(replace(task, shots=shots))
+        assert np.array_equal(made[:4], film[:4])
+        assert np.abs(made[4:] - film[4:]).max() > 0
+    alone = replace(task, shots=(replace(second, transition="cut"), first))
+    assert np.array_equal(wild.made(alone)[:4], wild.made(replace(task, shots=shots))[4:])
+
+
+def test_films_side_by_side_are_those_made_alone(wild: Wild) -> None:
+    card, kind = wild.model.card, wild.kinds[0]
+    assert card.batchable == ("text" in card.tasks and card.id != "animatediff-subject")
+    tasks = [wild.task(kind), wild.task(kind, seed=8, num_inference_steps=STEPS)]
+    if wild.reads:
+        tasks[1] = replace(tasks[1], prompt="a blue ball rolls over green grass")
+    drawn: dict[int, np.ndarray] = {}
+    told: dict[int, list[Step]] = {0: [], 1: [], 2: []}
+
+    def maker(number: int, task: Task) -> Callable[[ResumableModel], None]:
+        def make(model: ResumableModel) -> None:
+            if isinstance(model, OpenModel):
+                drawn[number] = model.draw(task, told[number].append)
+                return
+            assert isinstance(model, Place)
+            with model.table.turn:
+                drawn[number] = cast(OpenModel, model.model).draw(task, told[number].append)
+
+        return make
+
+    asked: list[int] = []
+    network = getattr(wild.model.place.pipe, "transformer", None) or wild.model.place.pipe.unet
+    with wrapped(network, "forward", lambda real: counting(real, asked)):
+        alone = [wild.model.draw(task, ignore) for task in tasks]
+        passes = len(asked)
+        wild.model.together([maker(at, task) for at, task in enumerate(tasks)])
+    for number, film in enumerate(alone):
+        assert np.abs(drawn[number] - film).max() < 1e-4
+        assert [step.index for step in told[number] if step.stage == "denoising"][-1] == (
+            wild.steps(kind)
+        )
+    assert len(asked) - passes == (passes // 2 if card.batchable else passes)
+
+
+def test_a_film_that_is_stopped_leaves_those_beside_it_alone(wild: Wild) -> None:
+    kind = wild.kinds[0]
+    if not wild.model.card.batchable:
+        return
+    films: list[Frames] = []
+
+    def stop(step: Step) -> None:
+        if (step.stage, step.index) == ("denoising", 1):
+            raise Cancelled
+
+    def stopped(model: ResumableModel) -> None:
+        with pytest.raises(Cancelled):
+            list(model.stream(wild.task(kind, seed=9), stop))
+
+    def whole(model: ResumableModel) -> None:
+        films.extend(model.stream(wild.task(kind), ignore))
+        for wrong in ({"adapter": "rex"}, {"quality": "fast"}):
+            with pytest.raises(ValueError, match="only alone"):
+                model.stream(wild.task(kind, **wrong), ignore)
+
+    wild.model.together([stopped, whole])
+    levels = np.abs(films[0].astype(int) - wild.film(kind).astype(int))
+    assert levels.max() <= 1
+    assert np.array_equal(wild.model.generate(wild.task(kind), ignore), wild.film(kind))
+
+
 def test_zero_last_frame_strength_is_no_last_frame(wild: Wild) -> None:
     kind, span = "first_last_frame", wild.model.card.inputs.last_frame_strength
     if kind not in wild.kinds or span.minimum == 1:
@@ -336,6 +514,25 @@ def test_scale_and_both_prompts_are_followed(wild: Wild) -> None:
     assert wild.change(kind, guidance_scale=1.0) > 0
 
 
+WRONG: dict[str, list[dict[str, Any]]] = {
+    "extend": [
+        {"video": None},
+        {"video": np.zeros((9, 8, 8, 3), np.uint8)},
+        {"video_fps": 3.0},
+        {"extend_before": True},
+        {"num_frames": BEFORE},
+        {"num_frames": 5000},
+    ],
+    "story": [
+        {"shots": ()},
+        {"num_frames": 9},
+        {"shots": (Shot("a fox", 8, 3, last_frame=picture(32, 32, 1)),)},
+        {"shots": (Shot("a fox", 8, 3, negative_prompt="rain"),), "guidance_scale": 1.0},
+        {"shots": (Shot("x" * 9000, 8, 3),)},
+    ],
+}
+
+
 def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> None:
     kind = wild.kinds[0]
     task = wild.task(kind)
@@ -355,9 +552,15 @@ def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> 
         {"reconstruction_weight": 1.0},
         {"adapter": "nobody"},
         {"video": np.zeros((4, 8, 8, 3), np.uint8)},
+        {"shots": (Shot("a fox", 9, 3),)},
+        {"mask": None if kind == "edit" else np.zeros((32, 32, 3), np.uint8)},
+        {"keyframes": (Keyframe(picture(32, 32, 1), 900),)},
         {"first_frame": None if task.first_frame is not None else picture(32, 32, 1)},
         {"last_frame": None if kind == "first_last_frame" else picture(32, 32, 1)},
     ]
+    for long in LONG & wild.model.card.tasks:
+        lasting = wild.task(long)
+        wrong += [vars(lasting) | fields for fields in WRONG[long]]
     told: list[Step] = []
     for fields in wrong:
         with pytest.raises(ValueError, match="cannot make"):

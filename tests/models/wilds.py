@@ -3,6 +3,7 @@
 Random weights: what is proved on them is the way in and out, not what the films show.
 """
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,14 @@ import diffusers
 import peft
 import torch
 import transformers
+from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video_framepack as framepack
+from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 WORDS = ("a red fox walks to the left", "a blue ball rolls over green grass", "rain, blurry, dark")
-FRAMES = 9  # of every film
+FRAMES = 9  # of every film, but for those that are made in pieces
+LENGTHS = {"framepack": 73, "ltx": 17, "ltx-2": 17}
 WIDE = 32  # of every text encoder
 
 Parts = dict[str, Any]
@@ -337,7 +342,8 @@ def hunyuan() -> Any:
     return diffusers.HunyuanVideo15Pipeline(**hunyuan_parts("t2v"))
 
 
-def hunyuan_image() -> Any:
+def siglip_tower() -> Parts:
+    """The image encoder of Hunyuan's, and what prepares pictures for it."""
     tower = transformers.SiglipVisionConfig(
         hidden_size=16,
         intermediate_size=16,
@@ -347,11 +353,14 @@ def hunyuan_image() -> Any:
         patch_size=4,
     )
     side = {"height": 8, "width": 8}
-    return diffusers.HunyuanVideo15ImageToVideoPipeline(
-        **hunyuan_parts("i2v"),
-        image_encoder=transformers.SiglipVisionModel(tower).eval(),
-        feature_extractor=transformers.SiglipImageProcessor(size=side),
-    )
+    return {
+        "image_encoder": transformers.SiglipVisionModel(tower).eval(),
+        "feature_extractor": transformers.SiglipImageProcessor(size=side),
+    }
+
+
+def hunyuan_image() -> Any:
+    return diffusers.HunyuanVideo15ImageToVideoPipeline(**hunyuan_parts("i2v"), **siglip_tower())
 
 
 def clip_words() -> Parts:
@@ -374,6 +383,172 @@ def clip_words() -> Parts:
     return {"tokenizer": tokenizer, "text_encoder": transformers.CLIPTextModel(settings).eval()}
 
 
+def spelled(kind: Any, specials: tuple[str, ...], **named: Any) -> Any:
+    """A tokenizer of byte pairs, trained on a few lines and on what Hunyuan puts before prompts."""
+    template = framepack.DEFAULT_PROMPT_TEMPLATE["template"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=list(specials), show_progress=False
+    )
+    tokenizer.train_from_iterator([template] * 9 + list(WORDS), trainer)
+    learnt = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    return kind(vocab=learnt["vocab"], merges=merges, **named)
+
+
+def llama_words() -> Parts:
+    """What HunyuanVideo and FramePack read words with: Llama, and CLIP beside it."""
+    tokenizer = spelled(transformers.LlamaTokenizerFast, ("<unk>", "<s>", "</s>", "<pad>"))
+    tokenizer.pad_token = "<pad>"
+    settings = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDE,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        pad_token_id=3,
+    )
+    clip = clip_words()
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": transformers.LlamaModel(settings).eval(),
+        "tokenizer_2": clip["tokenizer"],
+        "text_encoder_2": clip["text_encoder"],
+    }
+
+
+def old_hunyuan_parts(kind: Any, **denoiser: Any) -> Parts:
+    return llama_words() | {
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0),
+        "vae": diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            norm_num_groups=4,
+        ).eval(),
+        "transformer": kind(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            mlp_ratio=2.0,
+            text_embed_dim=WIDE,
+            pooled_projection_dim=WIDE,
+            rope_axes_dim=(4, 6, 6),
+            guidance_embeds=True,
+            **denoiser,
+        ).eval(),
+    }
+
+
+def old_hunyuan() -> Any:
+    return diffusers.HunyuanVideoPipeline(
+        **old_hunyuan_parts(diffusers.HunyuanVideoTransformer3DModel)
+    )
+
+
+def hunyuan_framepack() -> Any:
+    network = diffusers.HunyuanVideoFramepackTransformer3DModel
+    named = {"has_image_proj": True, "image_proj_dim": 16, "has_clean_x_embedder": True}
+    return diffusers.HunyuanVideoFramepackPipeline(
+        **old_hunyuan_parts(network, **named), **siglip_tower()
+    )
+
+
+def gemma_words() -> Parts:
+    """What LTX-2 reads words with: every layer of Gemma."""
+    specials = ("<pad>", "<eos>", "<bos>", "<unk>", "<image_soft_token>")
+    tokenizer = spelled(transformers.GemmaTokenizerFast, specials, model_max_length=1024)
+    eye = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    }
+    words = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": 64,
+    }
+    settings = transformers.Gemma3Config(
+        text_config=words, vision_config=eye, mm_tokens_per_image=4, image_token_index=4
+    )
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": transformers.Gemma3ForConditionalGeneration(settings).eval(),
+    }
+
+
+def ltx2() -> Any:
+    sound = {"audio_num_attention_heads": 2, "audio_attention_head_dim": 8}
+    return diffusers.LTX2Pipeline(  # as the released index names it
+        **gemma_words(),
+        connectors=LTX2TextConnectors(
+            caption_channels=16,
+            text_proj_in_factor=2,
+            video_connector_num_attention_heads=2,
+            video_connector_attention_head_dim=8,
+            video_connector_num_layers=1,
+            video_connector_num_learnable_registers=8,
+            audio_connector_num_attention_heads=2,
+            audio_connector_attention_head_dim=8,
+            audio_connector_num_layers=1,
+            audio_connector_num_learnable_registers=8,
+            rope_type="split",
+        ).eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=diffusers.AutoencoderKLLTX2Video(
+            latent_channels=4,
+            block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 16, 32),  # each level halves them
+            layers_per_block=(1, 1, 1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1, 1),
+            spatial_compression_ratio=32,
+            temporal_compression_ratio=8,
+        ).eval(),
+        audio_vae=diffusers.AutoencoderKLLTX2Audio(
+            base_channels=8,  # latent channels times bands
+            ch_mult=(1,),
+            num_res_blocks=1,
+            latent_channels=2,
+            mel_bins=16,
+        ).eval(),
+        vocoder=LTX2Vocoder(
+            in_channels=32,
+            hidden_channels=16,
+            upsample_kernel_sizes=[4, 4],
+            upsample_factors=[2, 2],
+            resnet_kernel_sizes=[3],
+            resnet_dilations=[[1]],
+        ).eval(),
+        transformer=diffusers.LTX2VideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            audio_in_channels=8,
+            audio_out_channels=8,
+            audio_cross_attention_dim=16,
+            num_layers=2,
+            caption_channels=16,
+            rope_type="split",
+            **sound,
+        ).eval(),
+    )
+
+
 def image_autoencoder() -> Any:
     return diffusers.AutoencoderKL(
         block_out_channels=(8, 8),
@@ -384,7 +559,7 @@ def image_autoencoder() -> Any:
     ).eval()
 
 
-def animatediff() -> Any:
+def animatediff(**more: Any) -> Any:
     motion = {"motion_num_attention_heads": 2, "motion_max_seq_length": 12}
     return diffusers.AnimateDiffPipeline(
         **clip_words(),
@@ -405,7 +580,46 @@ def animatediff() -> Any:
         ).eval(),
         vae=image_autoencoder(),
         scheduler=diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False),
+        **more,
     )
+
+
+def animatediff_subject() -> Any:
+    """With the image tower that an IP-Adapter's pictures go through."""
+    tower = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        projection_dim=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    side = {"height": 8, "width": 8}
+    return animatediff(
+        image_encoder=transformers.CLIPVisionModelWithProjection(tower).eval(),
+        feature_extractor=transformers.CLIPImageProcessor(size=8, crop_size=side),
+    )
+
+
+def save_subject_adapter(pipe: Any, folder: Path) -> None:
+    """An IP-Adapter of random numbers, named as those that are published."""
+    layers = [name for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
+    layers = [name for name in layers if "motion_modules" not in name]
+    numbers = torch.Generator().manual_seed(1)
+    tensors = {
+        "image_proj.proj.weight": torch.randn(4 * WIDE, 16, generator=numbers),
+        "image_proj.proj.bias": torch.zeros(4 * WIDE),
+        "image_proj.norm.weight": torch.ones(WIDE),
+        "image_proj.norm.bias": torch.zeros(WIDE),
+    }
+    for at, layer in enumerate(layers):
+        wide = pipe.unet.get_submodule(layer.removesuffix(".processor")).to_q.out_features
+        for name in ("to_k_ip", "to_v_ip"):
+            matrix = torch.randn(wide, WIDE, generator=numbers)
+            tensors[f"ip_adapter.{2 * at + 1}.{name}.weight"] = matrix
+    (folder / "ip_adapter").mkdir()
+    save_file(tensors, folder / "ip_adapter" / "subject.safetensors")
 
 
 def modelscope() -> Any:
@@ -438,8 +652,12 @@ WILDS: dict[str, Callable[[], Any]] = {
     "wan-vace": vace,
     "hunyuan-1.5": hunyuan,
     "hunyuan-1.5-i2v": hunyuan_image,
+    "hunyuan": old_hunyuan,
+    "framepack": hunyuan_framepack,
+    "ltx-2": ltx2,
     "svd": svd,
     "animatediff": animatediff,
+    "animatediff-subject": animatediff_subject,
     "modelscope": modelscope,
 }
 
@@ -450,6 +668,8 @@ def build(name: str, folder: Path) -> Path:
     torch.manual_seed(0)
     pipe = WILDS[name]()
     save(pipe, folder)
+    if name == "animatediff-subject":
+        save_subject_adapter(pipe, folder)
     if hasattr(pipe, "save_lora_weights"):
         save_lora(pipe, folder.parent)
     return folder

@@ -658,4 +658,6 @@ def test_limits_of_inputs_are_listed(client):
         "target_fps": {"minimum": 1, "maximum": 60, "default": 24},
         "reference_roles": ["subject", "style", "scene"],
         "last_frame_sketches": False,
+        "max_keyframes": 0,
+        "masks": False,
     }

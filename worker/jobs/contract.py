@@ -104,6 +104,13 @@ class StoredReference(Record):
     strength: Share = 1.0
 
 
+class StoredKeyframe(Record):
+    """A picture that a clip shows at one of its frames, counted from 0."""
+
+    frame: Annotated[int, Field(ge=0)]
+    image: StoredImage
+
+
 class StoredVideo(Record):
     """A clip as the job will see it: MP4 with lossless RGB frames, evenly spaced, no sound."""
 
@@ -153,6 +160,8 @@ class VideoRequest(Record):
     reference_images: tuple[StoredReference, ...] = ()
     reference_strength: Share = 1.0
     video: StoredVideo | None = None  # the clip to extend, edit, interpolate or upscale
+    mask: StoredImage | None = None  # over the clip to edit: white is made anew
+    keyframes: tuple[StoredKeyframe, ...] = ()
     source_video_id: str | None = None  # the job that made that clip
     remixed_from_video_id: str | None = None  # the job whose request this was, but for its prompt
     extend_before: bool = False  # new frames lead up to the clip instead of following it

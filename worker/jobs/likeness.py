@@ -14,9 +14,10 @@ def kind_of(request: VideoRequest) -> str:
 
     Seeds and words differ as they like, so does the strength of guidance if there is any.
     """
-    # An adapter changes the network for everybody, and gradients are taken alone.
+    # An adapter changes the network for everybody, a fast one remembers the step before, and
+    # gradients are taken alone.
     alone = request.adapter is not None or request.reconstruction_weight is not None
-    if request.task_type != "text" or alone:
+    if request.task_type != "text" or alone or request.quality == "fast":
         return ALONE
     shape = f"{request.width}x{request.height}x{request.num_frames}@{request.fps}"
     course = f"{request.sampler}/{request.num_inference_steps}"
