@@ -16,7 +16,7 @@ help:
 	@echo "make fleet   four workers beside one, a long queue beside none, checkpoints: reports/fleet.json"
 	@echo "make open    adapters of open weights beside plain diffusers: reports/openweights.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
-	@echo "make check   ruff, mypy, the import contracts; the audit, once its tool is there"
+	@echo "make check   ruff, mypy, the import contracts, the audit"
 	@echo "make audit   known vulnerabilities of what is installed, where an index answers"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make setup   only create $(VENV) and install into it"
@@ -60,7 +60,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@sh audit.sh $(VENV) if-there
+	@sh audit.sh $(VENV)
 
 audit: $(STAMP)
 	@sh audit.sh $(VENV)
