@@ -13,6 +13,8 @@ from models.videoldm.weights import WeightsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+NARROW = "float8"
+
 
 def model_folder(model_id: str, models_dir: Path = MODELS_DIR) -> Path:
     """The folder below `models_dir` whose card carries this id.
@@ -31,7 +33,8 @@ def load_model(
     """Load a model from its folder; without a folder, one of the embedded models.
 
     device  as torch names it; "auto" takes a GPU if there is one
-    dtype   "auto" is bfloat16 on a GPU and float32 on a CPU
+    dtype   "auto" is bfloat16 on a GPU and float32 on a CPU; "float8" stores the denoisers of
+            open weights in eight bits and computes as "auto"
     raises  ValueError for an unknown model, device or dtype, or a folder of another model;
             WeightsError for files that are missing, damaged or misfitting; FolderError for
             open weights that are
@@ -45,7 +48,9 @@ def load_model(
     if card.id != model_id:
         raise ValueError(f"{folder} holds model {card.id!r}, not {model_id!r}")
     if card.kind == OPEN:
-        return load_openweights(folder, chosen, _dtype(dtype, chosen))
+        narrow = dtype == NARROW
+        wide = _dtype("auto" if narrow else dtype, chosen)
+        return load_openweights(folder, chosen, wide, narrow=narrow)
     return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
 
 
@@ -63,5 +68,7 @@ def _dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     if name not in DTYPES:
-        raise ValueError(f"dtype {name!r} is none of {['auto', *DTYPES]}")
+        raise ValueError(
+            f"dtype {name!r} is none of {['auto', *DTYPES]}, for open weights {NARROW}"
+        )
     return DTYPES[name]

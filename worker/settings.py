@@ -26,7 +26,7 @@ class WorkerSettings(JobSettings):
     gpu_class: str = ""
     weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
-    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"
+    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"; of open weights "float8"
     torch_threads: Annotated[int, Field(ge=0)] = 0  # 0 leaves the choice to torch
     # "module:function", called as function(model, weights_dir, device, dtype) -> VideoModel
     model_loader: str = "models.registry:load_model"

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ OFFLINE = {
 }
 
 
-def load_openweights(folder: Path, device: str, dtype: torch.dtype) -> OpenModel:
+def load_openweights(
+    folder: Path, device: str, dtype: torch.dtype, *, narrow: bool = False
+) -> OpenModel:
     """Load the checkpoint that was registered in a folder.
+
+    narrow  store the denoisers' weights in eight bits; they still compute in `dtype`
 
     raises FolderError if it is no longer whole, or no longer what its card says; ValueError if
            diffusers is not installed
@@ -62,7 +67,8 @@ def load_openweights(folder: Path, device: str, dtype: torch.dtype) -> OpenModel
     adapter.equip(pipe, checkpoint.folder)
     attach(pipe, folder)
     sha256 = note["sha256"] if note["stamp"] == stamp(checkpoint) else digest(checkpoint)
-    return OpenModel(card, sha256, adapter, settle(pipe, device))
+    pixels = max(math.prod(map(int, size.split("x"))) for size in card.sizes)
+    return OpenModel(card, sha256, adapter, settle(pipe, device, pixels, narrow=narrow))
 
 
 def load_pipeline(checkpoint: Checkpoint, adapter: Adapter, dtype: torch.dtype) -> Any:

@@ -1,12 +1,21 @@
-"""Where a checkpoint's parts are: all on the device, or one after the other if they do not fit."""
+"""A checkpoint's parts on a device, as the plan for its memory says; see `models.openweights.plan`.
+
+Weights may be stored in eight bits, two to a number of the denoisers' sixteen: layers are widened
+while they work. That changes films a little, so it is never chosen here, only asked for.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-SPARE = 1.35  # of the weights: what must be free for them and for a clip's activations
+from models.openweights.plan import BLOCKS, PARTS, RELEASED, Plan, Sizes, choose
+from models.openweights.progress import DENOISERS
+
 TILED = ("enable_tiling", "enable_slicing")
+TEXT_ENCODERS = "text_encoder"  # how their names begin
+EXACT = Plan()  # all parts on the device
+STORED = torch.float8_e4m3fn
 
 
 @dataclass
@@ -15,13 +24,20 @@ class Place:
 
     pipe: Any
     device: str
-    offloaded: bool = False
+    plan: Plan = EXACT
+    narrow: bool = False  # denoisers are stored in eight bits
     _hooked: Any = None
 
     def __str__(self) -> str:
         """What of it decides how numbers are rounded."""
         kinds = {str(part.dtype) for part in modules_of(self.pipe)}
-        return f"{self.device} {sorted(kinds)}"
+        stored = f" {STORED}" if self.narrow else ""
+        return f"{self.device} {sorted(kinds)}{stored}{' tiled' if self.plan.tiled else ''}"
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether whole parts come and go with each film."""
+        return self.plan.place == PARTS
 
     def pipeline(self, sibling: str | None) -> Any:
         """The pipeline itself, or one of another class made of its parts; ready to be called."""
@@ -32,30 +48,85 @@ class Place:
         return pipe
 
 
-def settle(pipe: Any, device: str) -> Place:
-    """Put a pipeline on its device; without the memory for all of it, each part when it works.
+def settle(pipe: Any, device: str, pixels: int, *, narrow: bool = False) -> Place:
+    """Put a pipeline on its device, as the memory that is free there allows.
 
-    One means is taken at a time: several together are known to fail.
+    pixels  width * height of its largest film
+    narrow  store the denoisers in eight bits
     """
-    if not device.startswith("cuda"):
-        return Place(pipe.to(device), device)
-    if weight_bytes(pipe) * SPARE <= torch.cuda.mem_get_info(device)[0]:
-        return Place(pipe.to(device), device)
-    for name in TILED:
+    if narrow:
+        for name in denoisers_of(pipe):
+            getattr(pipe, name).enable_layerwise_casting(
+                storage_dtype=STORED, compute_dtype=getattr(pipe, name).dtype
+            )
+    plan = EXACT
+    if device.startswith("cuda"):
+        plan = choose(torch.cuda.mem_get_info(device)[0], sizes_of(pipe, pixels))
+    return put(pipe, device, plan, narrow=narrow)
+
+
+def put(pipe: Any, device: str, plan: Plan, *, narrow: bool = False) -> Place:
+    """Put a pipeline on a device as a plan says."""
+    for name in TILED if plan.tiled else ():
         if hasattr(pipe.vae, name):
             getattr(pipe.vae, name)()
-    return Place(pipe, device, offloaded=True)
+    if plan.place in (RELEASED, BLOCKS):
+        visit(pipe, device, plan)
+    elif plan.place != PARTS:
+        pipe = pipe.to(device)
+    return Place(pipe, device, plan, narrow)
 
 
-def weight_bytes(pipe: Any) -> int:
-    """Of all parts, as they are loaded."""
-    weights = (w for module in modules_of(pipe) for w in module.parameters())
-    return sum(w.numel() * w.element_size() for w in weights)
+def visit(pipe: Any, device: str, plan: Plan) -> None:
+    """Have text encoders, and denoisers if the plan says so, visit the device layer by layer and
+    block by block; all other parts live there."""
+    from diffusers.hooks import apply_group_offloading
+
+    home, away = torch.device(device), torch.device("cpu")
+    for name, part in pipe.components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        if name.startswith(TEXT_ENCODERS):
+            apply_group_offloading(part, home, away, offload_type="leaf_level")
+        elif plan.place == BLOCKS and name in DENOISERS:
+            apply_group_offloading(
+                part, home, away, offload_type="block_level", num_blocks_per_group=1
+            )
+        else:
+            part.to(home)
+
+
+def sizes_of(pipe: Any, pixels: int) -> Sizes:
+    """The sizes of a pipeline's parts as they are loaded."""
+    kinds: dict[str, list[int]] = {"encoders": [], "denoisers": [], "others": []}
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            kind = "denoisers" if name in DENOISERS else "others"
+            kinds["encoders" if name.startswith(TEXT_ENCODERS) else kind].append(bytes_of(part))
+    blocks = [
+        bytes_of(block)
+        for name in denoisers_of(pipe)
+        for blocks in getattr(pipe, name).children()
+        if isinstance(blocks, torch.nn.ModuleList)
+        for block in blocks
+    ]
+    sizes = {kind: tuple(found) for kind, found in kinds.items()}
+    return Sizes(**sizes, block=max(blocks, default=0), pixels=pixels)
+
+
+def bytes_of(part: torch.nn.Module) -> int:
+    """Of a part's weights, as they are loaded."""
+    return sum(weight.numel() * weight.element_size() for weight in part.parameters())
+
+
+def denoisers_of(pipe: Any) -> list[str]:
+    """The names of a pipeline's denoisers."""
+    return [name for name in DENOISERS if getattr(pipe, name, None) is not None]
 
 
 def modules_of(pipe: Any) -> list[Any]:
     """The networks among a pipeline's parts."""
-    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return [part for part in pipe.components.values() if hasattr(part, "named_parameters")]
 
 
 def related(pipe: Any, name: str) -> Any:
