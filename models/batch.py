@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.catalog import ModelCard
+from models.catalog import UNSHARED, ModelCard
 from models.protocol import Frames, Maker, Memory, OnStep, ResumableModel, Step, Task, lacks_memory
 
 PATIENCE_S = 1.0  # that a pass waits for a film which is busy with something else, once
-ALONE = ("fast",)  # qualities whose networks remember the step before
 
 
 class Question(ABC):
@@ -145,7 +144,7 @@ class Place:
         """
         if task.adapter is not None:
             raise ValueError(f"a film with adapter {task.adapter!r} beside others: only alone")
-        if task.quality in ALONE:
+        if task.quality in UNSHARED:
             raise ValueError(f"a film of quality {task.quality!r} beside others: only alone")
 
         def on_turn(step: Step) -> None:

@@ -40,6 +40,10 @@ SAMPLERS = ("dpmpp_2m", "ddim", "ancestral", "native")
 
 STAGES = ("decoder", "interpolator", "student", "upsampler")  # of a preset, each optional
 
+TURBO = "turbo"  # quality of open weights by a LoRA that makes do with few steps
+# Qualities that change the network itself while a film is made: no other film can share its passes.
+UNSHARED = frozenset({"fast", TURBO})
+
 UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes alone
 
 MAX_HEADER_BYTES = 2**24  # of an adapter file
@@ -138,12 +142,27 @@ class InputLimits:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How near a film of a quality came to the exact one of the same words and seed."""
+
+    ssim: float  # structural similarity, 1 is the same film
+    psnr_db: float  # peak signal-to-noise ratio, 99 is the same film
+    speedup: float  # the exact film's seconds by this one's
+    device: str
+    size: str  # "WxH"
+    frames: int
+    steps: int  # of the exact film
+
+
+@dataclass(frozen=True)
 class Quality:
     """How much work a film is worth: steps of every stage."""
 
-    name: str  # "draft", "standard" or "high"; of open weights "standard" or "fast"
+    name: str  # "draft", "standard" or "high"; of open weights "standard", "fast" or "turbo"
     base_steps: int | None = None  # see `fixed_steps`
-    distilled: bool = False  # the base's few-step student makes the key frames
+    distilled: bool = False  # few steps, with guidance built in: a student's, or a LoRA's
+    sha256: str = ""  # of the file that makes it so, if it is one
+    fidelity: Fidelity | None = None  # None: exact, or nobody has measured it
     interpolation_steps: int = 4  # of each pass
     upsampler_steps: int = 3  # of each chunk
     temporal_decoder: bool = True
@@ -151,9 +170,16 @@ class Quality:
     def fixed_steps(self, task_type: str) -> int | None:
         """Steps of the key frames, which a request cannot change; None: those of the request.
 
-        A distilled base knows words only; of other kinds the base itself draws the key frames.
+        A distilled base knows words only; of other kinds the base itself draws the key frames. A
+        LoRA changes whatever the network makes.
         """
-        return None if self.distilled and task_type != "text" else self.base_steps
+        student = self.distilled and self.name != TURBO
+        return None if student and task_type != "text" else self.base_steps
+
+    @property
+    def exact(self) -> bool:
+        """Of open weights: whether it makes what the checkpoint makes."""
+        return self.name not in UNSHARED
 
 
 @dataclass(frozen=True)
@@ -286,7 +312,7 @@ def read_card(path: Path) -> ModelCard:
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
                 "cascade": read_cascade(fields.get("cascade")),
-                "tiers": tuple(Quality(**tier) for tier in fields.get("tiers", ())),
+                "tiers": tuple(map(read_tier, fields.get("tiers", ()))),
                 "adapters": tuple(map(read_adapter_card, adapter_paths(path.parent))),
             }
         )
@@ -296,6 +322,12 @@ def read_card(path: Path) -> ModelCard:
     if unknown:
         raise ValueError(f"{path}: unknown tasks or samplers {sorted(unknown)}")
     return fitted(card, frozenset(stage for stage in STAGES if has_stage(path.parent, stage)))
+
+
+def read_tier(fields: dict[str, Any]) -> Quality:
+    """A quality of open weights, with its fidelity if that is known."""
+    told = fields.get("fidelity")
+    return Quality(**fields | {"fidelity": None if told is None else Fidelity(**told)})
 
 
 def read_cascade(fields: dict[str, Any] | None) -> CascadeRule | None:
@@ -401,6 +433,11 @@ def read_offer(data_dir: Path) -> dict[str, ModelCard]:
     raises ValueError as `read_catalog`
     """
     return read_catalog(MODELS_DIR, data_dir / REGISTERED)
+
+
+def turbo_path(folder: Path) -> Path:
+    """Where a registered model's LoRA for few steps lies, if it has one."""
+    return folder / f"{TURBO}.safetensors"
 
 
 def registered_folder(data_dir: Path, model_id: str) -> Path | None:

@@ -11,7 +11,7 @@ from service.outlook import UP
 from service.schema import refusals
 from service.tasks import offered
 from service.wire import PREFIX, Shape, written
-from worker.jobs.catalog import InputLimits, ModelCard, Span
+from worker.jobs.catalog import InputLimits, ModelCard, Quality, Span
 from worker.jobs.contract import MAX_REFERENCES, MAX_SHOTS
 from worker.jobs.outcomes import WorkerInfo
 
@@ -77,6 +77,27 @@ class Adapter(Shape):
     kind: str
 
 
+class TierFidelity(Shape):
+    """One film of a quality beside the exact one of the same words and seed, as measured."""
+
+    ssim: float
+    psnr_db: float
+    speedup: float
+    device: str
+    size: str
+    frames: int
+    steps: int
+
+
+class Tier(Shape):
+    """A quality of open weights: whether it is exact, and else how near it comes."""
+
+    name: str
+    exact: bool
+    num_inference_steps: int | None
+    fidelity: TierFidelity | None
+
+
 class VideoModel(Model):
     """A model's declared abilities and limits, and how ready it is."""
 
@@ -92,6 +113,7 @@ class VideoModel(Model):
     guidance_scale: Range
     samplers: list[str]
     qualities: list[str]
+    tiers: list[Tier]
     adapters: list[Adapter]
     max_prompt_chars: int
     inputs: InputRanges
@@ -189,6 +211,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         guidance_scale=to_range(card.guidance),
         samplers=list(card.samplers),
         qualities=[quality.name for quality in card.qualities],
+        tiers=[to_tier(tier) for tier in card.tiers],
         adapters=[Adapter(**vars(adapter)) for adapter in card.adapters],
         max_prompt_chars=card.max_prompt_chars,
         inputs=to_inputs(card.inputs),
@@ -196,6 +219,16 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         is_default=card.id == default,
         ready=any(is_up(worker) for worker in serving),
         workers=len(serving),
+    )
+
+
+def to_tier(tier: Quality) -> Tier:
+    told = tier.fidelity
+    return Tier(
+        name=tier.name,
+        exact=tier.exact,
+        num_inference_steps=tier.base_steps,
+        fidelity=None if told is None else TierFidelity(**vars(told)),
     )
 
 

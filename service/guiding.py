@@ -73,7 +73,7 @@ def resolve_adapter(
             raise IncompatibleInputs("adapter_scale: there is no adapter", "adapter_scale")
         return {}
     check_adapter(name, card)
-    if staged and quality is not None and quality.distilled:
+    if quality is not None and quality.distilled and (staged or card.cascade is None):
         raise IncompatibleInputs(
             f"adapter: changes the base, and quality {quality.name} draws without it", "adapter"
         )
@@ -96,7 +96,8 @@ def resolve_steps(
     if asked is not None and not span.allows(asked):
         wanted = f"between {span.minimum:g} and {span.maximum:g}"
         raise refuse(fields.STEPS.name, wanted, asked)
-    fixed = quality.fixed_steps(task_type) if quality and staged else None
+    open_tier = card.cascade is None
+    fixed = quality.fixed_steps(task_type) if quality and (staged or open_tier) else None
     if fixed is None:
         return int(span.default) if asked is None else asked
     if asked not in (None, fixed):

@@ -21,7 +21,7 @@ from service.lengths import resolve_frames, shot_frames
 from service.shots import GivenShot
 from service.values import Field, check_length, refuse
 from service.wishes import Wishes
-from worker.jobs.catalog import OPEN, TASKS, ModelCard, Span
+from worker.jobs.catalog import OPEN, TASKS, ModelCard, Quality, Span
 from worker.jobs.contract import MAX_SEED, StoryShot, VideoRequest
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def resolve(
     wished = wishes.get(fields.SEED)
     seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
     negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
-    guidance = within(wishes.get(fields.GUIDANCE), card.guidance, fields.GUIDANCE)
+    guidance = resolve_scale(wishes, card, quality)
     if guidance == 1 and card.kind == OPEN:
         check_unguided(negative, shots)
     limits = card.inputs
@@ -118,6 +118,20 @@ def limited_text(wishes: Wishes, field: Field[str], card: ModelCard) -> str | No
     text = wishes.get(field)
     check_length(text or "", card.max_prompt_chars, field.name)
     return text
+
+
+def resolve_scale(wishes: Wishes, card: ModelCard, quality: Quality | None) -> float:
+    """The strength of guidance; 1, which is none, where a quality of open weights has it built
+    in."""
+    asked = wishes.get(fields.GUIDANCE)
+    if quality is None or card.cascade is not None or not quality.distilled:
+        return within(asked, card.guidance, fields.GUIDANCE)
+    if asked not in (None, 1):
+        raise IncompatibleInputs(
+            f"guidance_scale: quality {quality.name} has it built in, so 1; got {asked:g}",
+            fields.GUIDANCE.name,
+        )
+    return 1.0
 
 
 def within(value: float | None, span: Span, field: Field[Any]) -> float:

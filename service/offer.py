@@ -57,6 +57,19 @@ def add(context: typer.Context, data_dir: DataDir = None) -> None:
     raise typer.Exit(subprocess.run((*command, *place), check=False).returncode)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def measure(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Measure how near each quality of a registered model comes to its exact films; see --help.
+    Servers tell it once they are started anew."""
+    models_dir = registered_dir(data_dir).resolve()
+    command = (sys.executable, "-m", "models.openweights.fidelity", *context.args)
+    place = ("--models-dir", str(models_dir))
+    raise typer.Exit(subprocess.run((*command, *place), check=False).returncode)
+
+
 @app.command("list")
 def show(data_dir: DataDir = None) -> None:
     """List what is registered here, with where its weights are."""

@@ -13,10 +13,11 @@ OPEN_PACKAGES = ("diffusers", "transformers", "peft")  # likewise, of open weigh
 
 
 def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
-    """Request, seed, hashes of the model and of its adapter if one was asked for, versions."""
+    """Request, seed, hashes of the model and of the LoRA that changed it, if one did, versions."""
     request = run.request.model_dump(mode="json", exclude={"metadata", "user"})
     adapters = {adapter.id: adapter.sha256 for adapter in model.card.adapters}
-    used = run.request.adapter
+    tiers = {tier.name: tier.sha256 for tier in model.card.tiers}
+    sha256 = adapters.get(run.request.adapter or "") or tiers.get(run.request.quality or "")
     return {
         "generator": "praxino",
         "digital_source_type": "trainedAlgorithmicMedia",
@@ -24,7 +25,7 @@ def read_provenance(run: Run, model: VideoModel) -> dict[str, Any]:
         "attempt": run.attempt,
         "request": without_keys(request),
         "model_sha256": model.weights_sha256,
-        **({"adapter_sha256": adapters[used]} if used in adapters else {}),
+        **({"adapter_sha256": sha256} if sha256 else {}),
         "versions": read_versions(OPEN_PACKAGES if model.card.kind == OPEN else ()),
     }
 

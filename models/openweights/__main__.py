@@ -1,6 +1,7 @@
 """`praxino models add`: looks at a checkpoint's folder and writes its card. Never loads torch."""
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -8,8 +9,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from models.catalog import ADAPTERS, CHECKPOINT, MODELS_DIR, read_card, read_catalog
+from models.catalog import (
+    ADAPTERS,
+    CHECKPOINT,
+    MODELS_DIR,
+    TURBO,
+    read_card,
+    read_catalog,
+    turbo_path,
+)
 from models.openweights.families import Family, Wishes, adjust, card_fields, read_family
 from models.openweights.folder import INDEX, Checkpoint, digest, read_checkpoint, stamp
 from models.openweights.hub import find
@@ -17,6 +27,8 @@ from models.openweights.lora import copy
 
 Lora = tuple[str, str, Path]  # id, the word that calls it, file
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+MAX_TURBO_STEPS = 16
+TOLD = ("hunyuan1", "framepack")  # adapters of networks that are told the scale of guidance
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")
 
 
@@ -30,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         loras = [read_lora(text) for text in asked.lora]
         path = asked.path or find(asked.hub, asked.revision, asked.online)
-        summary = add(asked.name, path, asked.models_dir, wishes, asked.licence, loras, asked.hub)
+        turbo = None if asked.turbo is None else read_turbo(asked.turbo)
+        place = (asked.name, path, asked.models_dir)
+        summary = add(*place, wishes, asked.licence, loras, asked.hub, turbo)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
@@ -60,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="ID=FILE",
         help="LoRA that requests may name as `adapter`; ID:WORD=FILE if a word calls it",
     )
+    options.add_argument(
+        "--turbo",
+        metavar="STEPS=FILE",
+        help="LoRA that makes films in so few steps without guidance: quality `turbo`",
+    )
     options.add_argument("--licence", help="as shown to callers; else what the folder says")
     return options
 
@@ -73,6 +92,14 @@ def read_lora(text: str) -> Lora:
     return name, word, Path(file)
 
 
+def read_turbo(text: str) -> tuple[int, Path]:
+    """`STEPS=FILE`. raises ValueError"""
+    steps, mark, file = text.partition("=")
+    if not mark or not steps.isdecimal() or not 1 <= int(steps) <= MAX_TURBO_STEPS:
+        raise ValueError(f"--turbo {text!r}: STEPS=FILE, 1..{MAX_TURBO_STEPS} steps")
+    return int(steps), Path(file)
+
+
 def add(
     name: str,
     path: Path,
@@ -81,11 +108,13 @@ def add(
     licence: str | None,
     loras: Sequence[Lora] = (),
     hub: str | None = None,
+    turbo: tuple[int, Path] | None = None,
 ) -> str:
     """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
 
     loras   copied beside the card: id, the word that calls it, file
     hub     id under which the folder was found, if it was
+    turbo   likewise: the steps that are enough, file
 
     raises FolderError, OSError; ValueError for a name that is taken or not allowed
     """
@@ -108,6 +137,11 @@ def add(
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:
         folder = Path(draft) / name
         folder.mkdir()
+        if turbo is not None:
+            card["tiers"] = [
+                *(card["tiers"] or [{"name": "standard"}]),
+                write_turbo(turbo, folder, family),
+            ]
         for file, value in (("card.json", card), (CHECKPOINT, note)):
             (folder / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         write_loras(loras, folder / ADAPTERS, family)
@@ -124,11 +158,26 @@ def write_loras(loras: Sequence[Lora], folder: Path, family: Family) -> None:
         return
     if not family.loras:
         raise ValueError(f"--lora: {family.title} with these parts takes none")
+    if TURBO in (name for name, _, _ in loras):
+        raise ValueError(f"--lora {TURBO}: the name is taken by --turbo")
     if len({name for name, _, _ in loras}) < len(loras):
         raise ValueError("--lora: an id stands there twice")
     folder.mkdir()
     for name, word, file in loras:
         copy(file, folder / f"{name}.safetensors", word)
+
+
+def write_turbo(turbo: tuple[int, Path], folder: Path, family: Family) -> dict[str, Any]:
+    """Copy the LoRA for few steps to a card's side; the quality that it makes. raises FolderError,
+    ValueError"""
+    if not family.loras:
+        raise ValueError(f"--turbo: {family.title} with these parts takes no LoRA")
+    if family.adapter in TOLD:
+        raise ValueError(f"--turbo: {family.title} is told a scale at every step, so never without")
+    steps, file = turbo
+    copy(file, turbo_path(folder), "")
+    sha256 = hashlib.sha256(turbo_path(folder).read_bytes()).hexdigest()
+    return {"name": TURBO, "base_steps": steps, "distilled": True, "sha256": sha256}
 
 
 def read_licence(checkpoint: Checkpoint) -> str:

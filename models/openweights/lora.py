@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.catalog import adapter_paths
+from models.catalog import adapter_paths, turbo_path
 from models.openweights.folder import FolderError
 from models.openweights.progress import DENOISERS
 
@@ -26,7 +26,8 @@ def attach(pipe: Any, folder: Path) -> None:
 
     raises FolderError for one that does not fit; ValueError if peft is not installed
     """
-    for path in adapter_paths(folder):
+    turbo = turbo_path(folder)
+    for path in (*adapter_paths(folder), *([turbo] if turbo.exists() else [])):
         try:
             importlib.import_module("peft")
         except ImportError as error:

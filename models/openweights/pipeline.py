@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.batch import Table, make_together, one_by_one
-from models.catalog import ModelCard
+from models.catalog import TURBO, ModelCard
 from models.openweights.adapter import Adapter
 from models.openweights.lora import applied
 from models.openweights.memory import Place
@@ -55,6 +55,7 @@ class OpenModel:
         """The memory of one clip; see `models.protocol.ResumableModel`."""
         version = importlib.metadata.version("diffusers")
         changes = [(adapter.id, adapter.sha256) for adapter in self.card.adapters]
+        changes += [(tier.name, tier.sha256) for tier in self.card.tiers if tier.sha256]
         whole = f"{identity} {self.weights_sha256} {version} {self.place} {changes}"
         return FilmMemory(whole) if written is None else read_snapshot(written, whole)
 
@@ -87,7 +88,7 @@ class OpenModel:
             stack.enter_context(own_parts(pipe, task, self.adapter))
             loops = self.adapter.loops(task)
             stack.enter_context(watched(pipe, on_step, task.num_inference_steps, loops))
-            stack.enter_context(applied(pipe, task.adapter, task.adapter_scale))
+            stack.enter_context(applied(pipe, *change_of(task)))
             stack.enter_context(self.prompts.over(pipe))
             stack.enter_context(self.adapter.during(pipe, task))
             stack.enter_context(made_in(pipe, task.quality))
@@ -136,6 +137,11 @@ class OpenModel:
         if self.adapter.guided:
             given["guidance_scale"] = task.guidance_scale
         return given | self.adapter.arguments(pipe, task)
+
+
+def change_of(task: Task) -> tuple[str | None, float]:
+    """The LoRA that a job asks for, or that its quality is made by, and its scale."""
+    return (TURBO, 1.0) if task.quality == TURBO else (task.adapter, task.adapter_scale)
 
 
 @contextmanager

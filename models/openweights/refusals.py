@@ -46,6 +46,13 @@ def _numbers(task: Task, card: ModelCard) -> Iterator[Refusal]:
         task.quality in (None, *tiers),
         f"quality {task.quality!r}: {tiers or 'there is one only'}",
     )
+    for tier in card.tiers:
+        if tier.name == task.quality and tier.base_steps is not None:
+            steps = task.num_inference_steps
+            yield steps == tier.base_steps, f"{steps} steps in quality {tier.name}"
+        if tier.name == task.quality and tier.distilled:
+            yield task.guidance_scale == 1, f"guidance in quality {tier.name}: it is built in"
+            yield task.adapter is None, f"adapter {task.adapter!r} in quality {tier.name}: none"
 
 
 def _lengths(task: Task, card: ModelCard) -> Iterator[Refusal]:

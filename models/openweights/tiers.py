@@ -1,4 +1,5 @@
-"""Quality tiers: `standard` is what the checkpoint makes; `fast` leaves out what hardly changes.
+"""Quality tiers: `standard` is what the checkpoint makes; `fast` leaves out what hardly changes;
+`turbo` is a LoRA that makes do with few steps, see `models.openweights.lora`.
 
 First-block cache: where the first block of a network answers nearly what it did a step ago, what
 the other blocks added then is added again. It is on for one job only, and holds nothing afterwards.

@@ -476,7 +476,7 @@ def test_a_film_that_is_stopped_leaves_those_beside_it_alone(wild: Wild) -> None
 
     def whole(model: ResumableModel) -> None:
         films.extend(model.stream(wild.task(kind), ignore))
-        for wrong in ({"adapter": "rex"}, {"quality": "fast"}):
+        for wrong in ({"adapter": "rex"}, {"quality": "fast"}, {"quality": "turbo"}):
             with pytest.raises(ValueError, match="only alone"):
                 model.stream(wild.task(kind, **wrong), ignore)
 

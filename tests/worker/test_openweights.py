@@ -19,8 +19,11 @@ from worker.jobs.catalog import REGISTERED
 from worker.jobs.disk import DiskStore
 from worker.shelf import Shelf
 
-# Of diffusers' own making: a scheduler hands a tensor to numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# Of diffusers' own making: a scheduler hands a tensor to numpy, and two LoRAs are on purpose.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
+]
 
 NAME = "wan-2.1"
 FIELDS = {"model": NAME, "num_frames": 9, "fps": 16, "sampler": "native", "guidance_scale": 3.0}
@@ -32,7 +35,7 @@ def tools(tmp_path: Path) -> Equipment:
     weights = build(NAME, tmp_path / "wild" / "weights")
     wishes = Wishes(("32x32",), 9, 6, 3.0, None)
     lora = ("rex", "", weights.parent / "rex.safetensors")
-    add(NAME, weights, tmp_path / REGISTERED, wishes, None, [lora])
+    add(NAME, weights, tmp_path / REGISTERED, wishes, None, [lora], turbo=(2, lora[2]))
     return Equipment(
         model=load_model(NAME, registered_folder(tmp_path, NAME), "cpu"),
         store=DiskStore(tmp_path / "artifacts"),
@@ -56,11 +59,18 @@ def test_an_attempt_that_leaves_is_gone_on_with_to_the_same_film(tools: Equipmen
 def test_a_film_says_which_weights_lora_and_packages_made_it(
     tools: Equipment, tmp_path: Path
 ) -> None:
-    run = order("one", **FIELDS | {"adapter": "rex"})
-    film(run, tools)
-    with tools.store.open(run.artifact_prefix + VIDEO) as file, av.open(file) as container:
-        told = json.loads(container.metadata["comment"])
     card = read_card(tmp_path / REGISTERED / NAME / "card.json")
-    assert told["model_sha256"] == tools.model.weights_sha256
-    assert told["adapter_sha256"] == card.adapters[0].sha256
-    assert {"diffusers", "transformers", "peft", "torch"} <= set(told["versions"])
+    (turbo,) = (tier for tier in card.tiers if tier.name == "turbo")
+    few = {"quality": "turbo", "num_inference_steps": 2, "guidance_scale": 1.0}
+    for job, fields, sha256 in (
+        ("one", {"adapter": "rex"}, card.adapters[0].sha256),
+        ("two", few, turbo.sha256),
+        ("three", {"quality": "fast"}, None),
+    ):
+        run = order(job, **FIELDS | fields)
+        film(run, tools)
+        with tools.store.open(run.artifact_prefix + VIDEO) as file, av.open(file) as container:
+            told = json.loads(container.metadata["comment"])
+        assert told["model_sha256"] == tools.model.weights_sha256
+        assert told.get("adapter_sha256") == sha256
+        assert {"diffusers", "transformers", "peft", "torch"} <= set(told["versions"])

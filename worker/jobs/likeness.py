@@ -1,9 +1,10 @@
 """Which requests can be made in one batch: those that ask the network the same number of times,
 and about clips of one shape.
 
-Pure: knows neither models nor the queue server.
+Pure: knows neither a loaded model nor the queue server.
 """
 
+from worker.jobs.catalog import UNSHARED
 from worker.jobs.contract import VideoRequest
 
 ALONE = ""
@@ -14,10 +15,9 @@ def kind_of(request: VideoRequest) -> str:
 
     Seeds and words differ as they like, so does the strength of guidance if there is any.
     """
-    # An adapter changes the network for everybody, a fast one remembers the step before, and
-    # gradients are taken alone.
+    # An adapter and some qualities change the network for everybody, and gradients are taken alone.
     alone = request.adapter is not None or request.reconstruction_weight is not None
-    if request.task_type != "text" or alone or request.quality == "fast":
+    if request.task_type != "text" or alone or request.quality in UNSHARED:
         return ALONE
     shape = f"{request.width}x{request.height}x{request.num_frames}@{request.fps}"
     course = f"{request.sampler}/{request.num_inference_steps}"

@@ -180,7 +180,14 @@ def test_another_shape_or_number_of_passes_is_another_kind(changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"task_type": "image"}, {"adapter": "rex"}, {"reconstruction_weight": 1.0}]
+    "changes",
+    [
+        {"task_type": "image"},
+        {"adapter": "rex"},
+        {"reconstruction_weight": 1.0},
+        {"quality": "fast"},
+        {"quality": "turbo"},
+    ],
 )
 def test_what_never_gains_is_made_alone(changes):
     assert kind_of(plain(**changes)) == ALONE
