@@ -29,7 +29,7 @@ def show_demo(prompt: str, folder: Path, console: Console) -> None:
         elapsed = time.monotonic() - sent
     write_contact_sheet(film, sheet)
     console.print(f"{video.get('seconds')} s of film, made in {elapsed:.1f} s:")
-    console.print(f"  {film}  the film\n  {sheet}  all its frames")
+    console.print(f"  {film}  the film\n  {sheet}  all its frames", soft_wrap=True)
     console.print(_next_steps(), soft_wrap=True)
 
 
