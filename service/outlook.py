@@ -3,13 +3,15 @@
 The time to the end is the work ahead, shared by the workers, and the job's own run. One picture
 per model serves everybody for a second; a job that came after it was taken is put at its end,
 unless jobs ahead of it were cancelled, failed or given back since: then the picture is retaken.
+A picture reads only so many rows that are new to it, evenly spread over the queue; those between
+are taken to be like the one before them until a later picture has read them.
 """
 
 import heapq
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -22,6 +24,7 @@ from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.store import JobStore
 
 FRESH_S = 1.0
+READ_AT_ONCE = 250  # rows that are new to a picture: whoever asks waits for them
 EFFORT = 0.1  # of the time at most goes into retaking pictures, however often something is upset
 UP = ("idle", "busy")  # states of a worker that takes jobs
 
@@ -43,10 +46,15 @@ class Picture:
 
     def add(self, job_id: str, request: VideoRequest) -> None:
         """Put a job behind all others: whoever is free first takes it."""
+        self.presume(job_id, request)
+        self.requests[job_id] = request
+
+    def presume(self, job_id: str, like: VideoRequest) -> None:
+        """Put a job that was not read behind all others, as if it asked for the same."""
         free_at, index = heapq.heappop(self.free)
-        run_s = self._run_on(index, request)
+        run_s = self._run_on(index, like)
         heapq.heappush(self.free, (free_at + run_s, index))
-        self.ends[job_id], self.requests[job_id] = free_at + run_s, request
+        self.ends[job_id] = free_at + run_s
 
     def _run_on(self, index: int, request: VideoRequest) -> float:
         """How long a job runs on one worker; of thousands that wait most are alike."""
@@ -177,7 +185,7 @@ class Outlook:
             self._pictures[model] = picture
             return picture
 
-    def _take(self, model: str, known: Mapping[str, VideoRequest]) -> Picture:
+    def _take(self, model: str, known: dict[str, VideoRequest]) -> Picture:
         """raises RedisError
 
         known  jobs that waited a moment ago
@@ -193,21 +201,43 @@ class Outlook:
             return picture
         ids = self._store.waiting(model)
         begun = {w.job_id for w in workers if w.job_id}
-        gone = known.keys() - begun - set(ids)
-        strangers = [job_id for job_id in ids if job_id not in known]
-        found = {job.id: job for job in self._store.peek([*begun, *gone, *strangers])}
+        gone = lately_gone(known, begun | set(ids))
+        read = evenly([job_id for job_id in ids if job_id not in known], READ_AT_ONCE)
+        found = {job.id: job for job in self._store.peek([*begun, *gone, *read])}
         busy = [found.get(worker.job_id or "") for worker in workers]
         picture.free = [
             (at + picture.left_s(job) if job and job.status is Status.IN_PROGRESS else at, index)
             for index, job in enumerate(busy)
         ]
         heapq.heapify(picture.free)
-        for job_id in gone & found.keys():
-            picture.hand_over(found[job_id])
-        for job_id in ids:
-            if job_id in found or job_id in known:
-                picture.add(job_id, known.get(job_id) or found[job_id].request)
+        for job_id in gone:
+            if job_id in found:
+                picture.hand_over(found[job_id])
+        requests = known | {job_id: job.request for job_id, job in found.items()}
+        _line_up(picture, ids, requests)
         return picture
+
+
+def _line_up(picture: Picture, ids: Sequence[str], requests: Mapping[str, VideoRequest]) -> None:
+    """Put the waiting jobs into a picture, those nobody has read as the one before them."""
+    before: VideoRequest | None = None
+    for job_id in ids:
+        request = requests.get(job_id)
+        if request is not None:
+            picture.add(job_id, request)
+            before = request
+        elif before is not None:
+            picture.presume(job_id, before)
+
+
+def lately_gone(known: Mapping[str, VideoRequest], present: Set[str]) -> list[str]:
+    """The last jobs that waited a moment ago, in their order, and do so no more."""
+    return [job_id for job_id in known if job_id not in present][-READ_AT_ONCE:]
+
+
+def evenly(ids: Sequence[str], most: int) -> Sequence[str]:
+    """At most so many of them, evenly spread from the first on."""
+    return ids[:: max(1, math.ceil(len(ids) / most))]
 
 
 def remaining_s(job: Job) -> float | None:

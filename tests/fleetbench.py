@@ -45,6 +45,7 @@ REPORT = ROOT / "reports" / "fleet.json"
 SPEEDUP = 3.8  # of four workers over one
 SHARE = 0.01  # of a film's time for its checkpoints
 SLOWER, SLOWER_S = 1.25, 0.005  # by which a long queue may seem to slow a call: noise
+LONGEST_S = 0.25  # of a single call beside a long queue
 LIMIT_S = 600.0
 LIGHT = "pace=0.001"  # a job that is over at once
 SEEDS = itertools.count()  # no two orders are alike
@@ -155,6 +156,7 @@ def measure_depth(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         name
         for name, each in seconds["full"].items()
         if quantile(each, 0.5) > SLOWER * quantile(seconds["empty"][name], 0.5) + SLOWER_S
+        or max(each) > max(LONGEST_S, max(seconds["empty"][name]))
     ]
     return {"waiting": asked.waiting, **figures, "slower": slower, "holds": not slower}
 

@@ -188,6 +188,29 @@ def test_one_picture_serves_a_second_of_questions(staff, store, redis, make_subm
     assert asked < 100 * (1 + (time.monotonic() - began) / FRESH_S)
 
 
+def test_a_picture_reads_a_few_rows_and_takes_those_between_for_their_likes(
+    staff, store, make_submission, monkeypatch
+):
+    monkeypatch.setattr(service.outlook, "READ_AT_ONCE", 4)
+    monkeypatch.setattr(service.outlook, "FRESH_S", 0.0)
+    staff("w")
+    for _ in range(20):
+        store.submit(make_submission())
+    last = store.submit(make_submission(num_inference_steps=45)).job  # 20 s
+    read = []
+    monkeypatch.setattr(
+        store, "peek", lambda ids, peek=store.peek: read.append(len(ids)) or peek(ids)
+    )
+    outlook = Outlook(store, plain_catalog())
+    first = outlook.eta_s(last)
+    for _ in range(8):
+        known = outlook.eta_s(last)
+    assert max(read) <= 4
+    assert sum(read) == 21
+    assert first == pytest.approx(RUN_S * 21, abs=1)
+    assert known == pytest.approx(RUN_S * 20 + 20, abs=1)
+
+
 def test_an_outage_costs_the_forecast_and_no_answer(outlook, staff, store, make_submission, valkey):
     staff("w")
     job = store.submit(make_submission()).job
