@@ -101,6 +101,7 @@ class Video(Shape):
     metadata: dict[str, str]
     user: str | None
     service_tier: Tier
+    gpu_class: str | None  # the class that it was asked for or found to need
     cached: bool
     url: str | None
     thumbnail_url: str | None
@@ -178,6 +179,7 @@ def to_video(job: Job, links: Links) -> Video:
         metadata=request.metadata,
         user=request.user,
         service_tier=job.tier,
+        gpu_class=job.gpu_class or None,
         cached=job.cached,
         url=to_link(job, "video", links),
         thumbnail_url=to_link(job, "thumbnail", links),

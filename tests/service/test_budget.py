@@ -117,8 +117,8 @@ def test_a_request_that_some_workers_cannot_make_goes_to_the_smallest_class_that
             create(client, size="64x64"),
             create(client, size="64x64", gpu_class="huge"),
         ]
-        ids = [video.json()["id"] for video in videos]
-    assert [store.get(job_id).gpu_class for job_id in ids] == ["large", "", "huge"]
+    assert [store.get(each.json()["id"]).gpu_class for each in videos] == ["large", "", "huge"]
+    assert [each.json()["gpu_class"] for each in videos] == ["large", None, "huge"]
 
 
 def test_what_the_class_asked_for_cannot_make_is_refused(serving, cards, store):

@@ -77,6 +77,7 @@ def test_create_answers_with_the_whole_video_object(client):
         "metadata": {},
         "user": None,
         "service_tier": "default",
+        "gpu_class": None,
         "cached": False,
         "url": None,
         "thumbnail_url": None,
