@@ -29,8 +29,8 @@ from models.training.stages import (
     write_scores,
 )
 from models.training.world import CLIP_SECONDS, World, WorldConfig
+from models.videoldm.anchoring import anchored
 from models.videoldm.autoencoder import Autoencoder
-from models.videoldm.cascade import anchored
 from models.videoldm.config import InterpolatorConfig
 from models.videoldm.diffusion import cosine_lambda, noised, sigma_of, v_of
 from models.videoldm.interpolation import (
@@ -106,7 +106,7 @@ def measured(
 ) -> dict[str, float]:
     """What it gains over blending the keys, in dB on frames between them.
 
-    gain_db         as the service interpolates clips: own keys, made frames brought to them
+    gain_db         as the service interpolates clips: own keys, their detail carried over
     latent_gain_db  decoded latents against the autoencoder's round trip of the true frames
     """
     scores: dict[str, list[float]] = {"gain_db": [], "blend_db": [], "latent_gain_db": []}

@@ -15,7 +15,7 @@ What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 fram
 | high     | 16 guided: 210  | 8 steps: 110  | 22      | 6: 204    | 35          | 581 |
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from models.catalog import CascadeRule, Quality
 from models.protocol import Frames, GenerationStage, OnStep, Step, Task
+from models.videoldm.anchoring import anchored
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory
 from models.videoldm.interpolation import interpolated, moment, network_calls, plan_passes
 from models.videoldm.pictures import read_clip, write_frames
@@ -107,8 +108,8 @@ class Cascade:
     ) -> Iterator[Frames]:
         """A clip at another rate: its own frames where they fall due, made ones in between.
 
-        What a made frame lacks of detail is taken from its neighbours, so that frames do not
-        sharpen and blur in turn. A clip's last frame stands until the clip's time is over.
+        What a made frame lacks of detail is carried over from its neighbours, so that frames do
+        not sharpen and blur in turn. A clip's last frame stands until the clip's time is over.
 
         task  of kind "interpolate"; its size is the base's, or the upsampler's factor times that
         """
@@ -238,29 +239,6 @@ class Cascade:
             pixels = read_clip(piece, task.width // factor, task.height // factor)
             latents.append(self.preset.autoencoder.encode(pixels.to(self._weight)).float())
         return torch.cat(latents, 2)
-
-
-def anchored(
-    frames: Iterable[tuple[float, Tensor]], given: Callable[[float], Tensor | None]
-) -> Iterator[tuple[float, Tensor]]:
-    """Made frames brought to those that are given: what these differ by, blended over the gap.
-
-    frames  rising times and (1, 3, 1, H, W), the first and last at times of given frames
-    given   time -> the given frame there, if there is one; it is what comes out
-    """
-    waiting: list[tuple[float, Tensor]] = []
-    begun, before = 0.0, torch.zeros(())
-    for time, frame in frames:
-        own = given(time)
-        if own is None:
-            waiting.append((time, frame))
-            continue
-        after = own - frame
-        for inner, made in waiting:
-            share = (inner - begun) / (time - begun)
-            yield inner, (made + torch.lerp(before, after, share)).clamp(-1, 1)
-        yield time, own
-        waiting, begun, before = [], time, after
 
 
 def _enlarged(

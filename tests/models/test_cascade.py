@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.catalog import STAGES, ModelCard, Quality, read_card
 from models.protocol import Cancelled, Frames, Step, Task
-from models.videoldm.cascade import Cascade, Film, anchored, film_of, key_times
+from models.videoldm.cascade import Cascade, Film, film_of, key_times
 from models.videoldm.weights import WeightsError, digest, load_preset
 from tests.models.stages import build_cascade
 
@@ -133,13 +133,6 @@ def test_a_large_clip_is_interpolated_at_its_size(cascade: Cascade, quality: Qua
 def test_any_rate_is_interpolated(cascade: Cascade, quality: Quality) -> None:
     task = replace(TASK, video=clip(6), video_fps=25.0, num_frames=14, fps=60)
     assert len(np.concatenate(list(cascade.interpolate(task, quality, silent)))) == 14
-
-
-def test_what_made_frames_lack_is_taken_from_their_neighbours() -> None:
-    made = [(time / 4, torch.full((1, 3, 1, 2, 2), time / 8)) for time in range(5)]
-    given = {0.0: torch.full((1, 3, 1, 2, 2), 0.1), 1.0: torch.full((1, 3, 1, 2, 2), 0.9)}
-    result = [float(frame.mean()) for _, frame in anchored(made, given.get)]
-    assert result == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
 
 
 def test_upscaling_makes_every_frame_larger(cascade: Cascade, quality: Quality) -> None:
