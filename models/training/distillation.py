@@ -11,6 +11,7 @@ its batches rehearse the levels before; guidance is distilled together with the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -235,6 +236,14 @@ def mixed(maker: ClipMaker, clips: int, draws: Draws) -> ClipBatch:
     return replace(maker, mixture=told).clips(clips, frames, fps, draws)
 
 
+def halvings(text: str) -> tuple[int, ...]:
+    """Levels written as "16,8,4". raises ValueError unless each is half of the one before"""
+    levels = tuple(int(part) for part in text.split(","))
+    if any(2 * low != high for high, low in pairwise(levels)) or levels[-1] < 1:
+        raise ValueError(f"levels {text!r}: each must be half of the one before, down to 1 or more")
+    return levels
+
+
 def _sigma(u: Tensor) -> Tensor:
     """Levels at u, (b,) float64; exactly 0 at 0, where a sampler's grid ends."""
     level = sigma_of(cosine_lambda(u.clamp_min(1e-6)))
@@ -291,8 +300,11 @@ def main(
     preset: Annotated[Path, typer.Option(help="Preset folder to write.")] = Path("models/pocket"),
     batch: int = 4,
     learning_rate: float = 3e-4,
+    levels: Annotated[
+        str, typer.Option(help="Steps of the student, level by level, each half of the one before.")
+    ] = ",".join(map(str, LEVELS)),
 ) -> None:
-    """Distil, or go on distilling, the preset's base to 16, 8 and 4 steps."""
+    """Distil, or go on distilling, the preset's base into few steps."""
     torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
     shop = Workshop(preset, folder, EDITION)
     base = open_base(shop)
@@ -301,7 +313,7 @@ def main(
     student = train(
         base,
         lambda draws: mixed(shop.maker, batch, draws),
-        LEVELS,
+        halvings(levels),
         config,
         folder,
         RunConfig(steps, batch, learning_rate, warmup=20, cooldown=1.0, ema_decay=0.99),

@@ -1,6 +1,7 @@
 """Laws of the later stages' recipes: each learns within a few steps of a toy world, and goes on."""
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +308,13 @@ def test_guidance_of_the_teacher_has_the_usual_scales(base: UNet) -> None:
     guided = teacher(batch.latents, sigma, told, torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(guided[0], full[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(guided[1], 3 * full[1] - 2 * null[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("text", ["16,8,3", "8,16", "4,2,1,0", "8,8"])
+def test_levels_that_are_no_halvings_are_refused(text: str) -> None:
+    assert distillation.halvings("16,8,4") == (16, 8, 4)
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        distillation.halvings(text)
 
 
 def test_levels_learn_and_finished_ones_are_passed_through(base: UNet, tmp_path: Path) -> None:
