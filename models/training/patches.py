@@ -37,15 +37,17 @@ def patches(
     draw: random.Random,
     side: int = LARGE_SIDE,
     patch: int = PATCH_SIDE,
+    places: int = 1,
 ) -> Tensor:
-    """Patches of random large clips, one place a clip, in steps of eight pixels.
+    """Patches of random large clips, at some places of each, in steps of eight pixels.
 
     times    (count, t) seconds
-    returns  (count, 3, t, patch, patch) in -1..1
+    returns  (count * places, 3, t, patch, patch) in -1..1, those of a clip together
     """
     cut = []
     for state, clock in zip(sampled_states(world, count, draw), times, strict=True):
-        top, left = (8 * draw.randint(0, (side - patch) // 8) for _ in range(2))
         frames = world.render([state], clock[None].float(), side)
-        cut.append(frames[..., top : top + patch, left : left + patch])
+        for _ in range(places):
+            top, left = (8 * draw.randint(0, (side - patch) // 8) for _ in range(2))
+            cut.append(frames[..., top : top + patch, left : left + patch])
     return torch.cat(cut)
