@@ -22,8 +22,9 @@ def base_size(card: ModelCard) -> str:
 
 
 def rates_of(card: ModelCard) -> tuple[int, ...]:
-    """The rates at which one clip can be made."""
-    return tuple(sorted(card.rates_at(base_size(card))))
+    """The rates at which one clip can be made: with stages, those that they fill in."""
+    rule = card.cascade
+    return tuple(sorted((rule and rule.fps) or card.rates_at(base_size(card))))
 
 
 def lengths(card: ModelCard) -> dict[int, int]:
