@@ -38,7 +38,7 @@ FRAMES = 10  # of a training clip; more than a frame's neighbourhood within the 
 RATES = (8.0, 12.0, 24.0, 24.0)  # frames a second
 ROUGHNESS = 0.12  # most noise on a training latent, in standard deviations
 MEASURED_ROUGHNESS = 0.08
-CHANGE_WEIGHT = 1.0  # of the error of changes in time
+CHANGE_WEIGHT = 3.0  # of the error of changes in time: steadiness is what this decoder is for
 
 
 def decoding_loss(
