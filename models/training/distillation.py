@@ -85,7 +85,7 @@ def halving_loss(
     config: StudentConfig,
     draws: Draws,
 ) -> Tensor:
-    """Mean of ||v_hat - v*||^2, with v* one step lands where two of the teacher's do.
+    """Mean of ||v_hat - v*||^2 by the batch's weight; with v* a step lands where two of the teacher's.
 
     steps  of the student; the teacher takes twice as many
     """
@@ -101,7 +101,8 @@ def halving_loss(
         target = v_from_x0(x, distillation_target(x, landed, sigma, end), sigma)
     said = instructed(batch.conditions, scale, steps)
     predicted = student(x, lambda_of(sigma).float(), said)
-    return (predicted.float() - target.float()).square().mean()
+    error = (predicted.float() - target.float()).square()
+    return (error * batch.weight).mean() / batch.weight.mean()
 
 
 def rehearsal_loss(
@@ -233,7 +234,8 @@ def mixed(maker: ClipMaker, clips: int, draws: Draws) -> ClipBatch:
     """A batch of clips of one length; every one with its words, for guidance is in the teacher."""
     frames, fps = draws.python.choice(LAYOUTS)
     told = replace(WORDS, text_dropout=0.0)
-    return replace(maker, mixture=told).clips(clips, frames, fps, draws)
+    named = replace(maker, mixture=told, reference_batches=0.0, sketch_batches=0.0)
+    return named.clips(clips, frames, fps, draws)
 
 
 def halvings(text: str) -> tuple[int, ...]:
