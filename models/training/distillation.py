@@ -85,7 +85,7 @@ def halving_loss(
     config: StudentConfig,
     draws: Draws,
 ) -> Tensor:
-    """Mean of ||v_hat - v*||^2 by the batch's weight; with v* a step lands where two of the teacher's.
+    """Mean of ||v_hat - v*||^2, weighed; with v* one step lands where two of the teacher's do.
 
     steps  of the student; the teacher takes twice as many
     """

@@ -1,9 +1,10 @@
 """Trains spatial upsampling: `python -m models.training.upsampler --steps N`.
 
-First the autoencoder of what a bicubic enlargement lacks, then the network in its latents; both on
-patches of large frames. Low-resolution patches are noised to a level that the network is told, and
-half of the chunks are given their first frames, as later chunks of a film are. Ends by measuring
-what it gains over bicubic enlargement of whole frames, on subjects it has never seen.
+First the regression that denoising begins with, then the autoencoder of what a bicubic enlargement
+lacks, then the network in its latents; all on patches of large frames. Low-resolution patches are
+noised to a level that the network is told, and half of the chunks are given their first frames, as
+later chunks of a film are. Ends by measuring what it gains over bicubic enlargement of whole
+frames, on subjects it has never seen.
 """
 
 import random
@@ -26,11 +27,11 @@ from models.training.world import WorldConfig
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.config import UpsamplerConfig
 from models.videoldm.diffusion import cosine_lambda, noised, sigma_of, v_of
+from models.videoldm.enlarger import Enlarger, enlarged
 from models.videoldm.layers import zeroed
 from models.videoldm.upsampler import (
     LowConditions,
     Upsampler,
-    enlarged,
     reduced,
     with_context,
 )
@@ -95,6 +96,24 @@ def noisy_conditions(
     return with_context(told, given, upsampler.config.overlap, rough)
 
 
+def train_enlarger(
+    world: LargeWorld, config: UpsamplerConfig, folder: Path, optimisation: RunConfig
+) -> None:
+    """Train, or continue, the regression: L1 of pixels."""
+    torch.manual_seed(0)
+    enlarger = channels_last(Enlarger(config.factor, config.enlarger_width, config.enlarger_blocks))
+
+    def loss(step: int, draws: Draws) -> dict[str, Tensor]:
+        count = optimisation.batch // PLACES
+        times = torch.tensor([[draws.python.uniform(0, 2)]] * count)
+        frames = patches(world, count, times, draws.python, places=PLACES)
+        low = reduced(frames, config.factor)
+        error = (enlarger(low) - frames).abs().mean()
+        return {"loss": error, "left": error.detach() / lacking(frames, config.factor).abs().mean()}
+
+    Run(folder, enlarger, optimisation).train(loss)
+
+
 def train_autoencoder(
     world: LargeWorld, config: UpsamplerConfig, folder: Path, optimisation: RunConfig
 ) -> UpsamplerConfig:
@@ -126,15 +145,20 @@ def train_autoencoder(
 def train_network(
     world: LargeWorld,
     config: UpsamplerConfig,
-    autoencoder_folder: Path,
+    parts: Path,
     folder: Path,
     optimisation: RunConfig,
 ) -> Upsampler:
-    """Train, or continue, the network in the latents of a trained autoencoder."""
+    """Train, or continue, the network in the latents of a trained autoencoder.
+
+    parts  where the runs `enlarger` and `autoencoder` lie
+    """
     torch.manual_seed(0)
     upsampler = Upsampler(config)
-    upsampler.autoencoder.load_state_dict(averaged(autoencoder_folder))
-    upsampler.autoencoder.requires_grad_(False)
+    for name in ("enlarger", "autoencoder"):
+        part = upsampler.get_submodule(name)
+        part.load_state_dict(averaged(parts / name))
+        part.requires_grad_(False)
     channels_last(upsampler.unet)
 
     def loss(step: int, draws: Draws) -> dict[str, Tensor]:
@@ -196,6 +220,7 @@ def _psnr(clip: Tensor, frames: Tensor) -> float:
 def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps of the network.")] = 3000,
     autoencoder_steps: Annotated[int, typer.Option(help="Of the autoencoder before it.")] = 1500,
+    enlarger_steps: Annotated[int, typer.Option(help="Of the regression before both.")] = 2000,
     folder: Annotated[Path, typer.Option(help="Where the runs live.")] = Path("runs/upsampler"),
     preset: Annotated[Path, typer.Option(help="Preset folder to write.")] = Path("models/pocket"),
     batch: Annotated[int, typer.Option(min=PLACES, help="Patches a step.")] = 8,
@@ -206,12 +231,12 @@ def main(
     torch.set_flush_denormal(True)  # for the whole process: denormals are slow and worth nothing
     sheet = open_sheet()
     world = LargeWorld(sheet, WorldConfig(two_subjects_share=0.3))
+    estimating = RunConfig(enlarger_steps, 2 * batch, learning_rate, warmup=50, ema_decay=0.995)
+    train_enlarger(world, UpsamplerConfig(), folder / "enlarger", estimating)
     coding = RunConfig(autoencoder_steps, 3 * batch, learning_rate, warmup=50, ema_decay=0.995)
     config = train_autoencoder(world, UpsamplerConfig(), folder / "autoencoder", coding)
     optimisation = RunConfig(steps, batch, learning_rate, warmup=50, ema_decay=0.998)
-    upsampler = train_network(
-        world, config, folder / "autoencoder", folder / "network", optimisation
-    )
+    upsampler = train_network(world, config, folder, folder / "network", optimisation)
     held_out = LargeWorld(sheet, WorldConfig(concepts=tuple(sorted(HELD_OUT))))
     write_scores(folder, measured(upsampler, held_out, clips, LARGE_SIDE))
     publish(preset, "upsampler", upsampler, upsampler.config)

@@ -140,6 +140,9 @@ class UpsamplerConfig:
     # Detail is magnified before it is coded: its deviation is a thirtieth of a picture's, and lost
     # in what a step of the optimiser moves the decoder's last layer by.
     detail_gain: float = 8.0
+    enlarger_width: int = 48  # channels of the regression that denoising begins with
+    enlarger_blocks: int = 3
+    start: float = 0.3  # schedule coordinate u, in (0, 1], to which the estimate is noised
 
     @property
     def fold(self) -> int:

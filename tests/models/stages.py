@@ -36,6 +36,8 @@ UPSAMPLER = UpsamplerConfig(
         UpsamplerConfig().autoencoder, encoder_widths=(8, 8), decoder_widths=(8, 8)
     ),
     unet=replace(_SMALL, latent_channels=8, spatial_attention=(False, False), trained_frames=8),
+    enlarger_width=8,
+    enlarger_blocks=1,
 )
 STUDENT = StudentConfig()
 

@@ -238,7 +238,8 @@ def test_an_untrained_decoder_flickers_as_the_image_decoder(
     assert scores["gain_db"] == pytest.approx(0.0, abs=1e-4)
 
 
-def test_the_upsampler_learns_both_of_its_parts(world: LargeWorld, tmp_path: Path) -> None:
+def test_the_upsampler_learns_all_of_its_parts(world: LargeWorld, tmp_path: Path) -> None:
+    upsampler.train_enlarger(world, UPSAMPLER, tmp_path / "enlarger", optimisation(40, 4))
     coding, folder = tmp_path / "autoencoder", tmp_path / "network"
     config = upsampler.train_autoencoder(world, UPSAMPLER, coding, optimisation(20, 4))
     assert config.autoencoder.latent_std != UPSAMPLER.autoencoder.latent_std
@@ -250,11 +251,17 @@ def test_the_upsampler_learns_both_of_its_parts(world: LargeWorld, tmp_path: Pat
 
     torch.manual_seed(0)
     fresh = Upsampler(config)
-    made = upsampler.train_network(world, config, coding, folder, optimisation(30, 2))
+    made = upsampler.train_network(world, config, tmp_path, folder, optimisation(30, 2))
     fresh.autoencoder.load_state_dict(made.autoencoder.state_dict())
     assert loss(made) < 0.9 * loss(fresh)
+    small = upsampler.reduced(frames, UPSAMPLER.factor)
+    assert distance(made.enlarger(small), frames) < distance(fresh.enlarger(small), frames)
     scores = upsampler.measured(made, world, 1, 64)
     assert all(np.isfinite(value) for value in scores.values())
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().mean().detach())
 
 
 def test_detail_is_what_enlargement_lacks(world: LargeWorld) -> None:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from models.videoldm.conditioning import Conditions, Kind
+from models.videoldm.enlarger import Enlarger, enlarged
 from models.videoldm.upsampler import (
     LowConditions,
     Upsampler,
     chunked,
     count_chunks,
-    enlarged,
     reduced,
     with_context,
 )
@@ -45,6 +45,21 @@ def test_how_a_film_was_cut_changes_nothing(upsampler: Upsampler) -> None:
     assert torch.equal(whole, film(upsampler, list(clip.split(5, 2))))
     assert torch.equal(whole, film(upsampler, list(clip.split(1, 2))))
     assert not torch.equal(whole, film(upsampler, [clip], seed=1))
+
+
+def test_an_untrained_estimate_is_bicubic() -> None:
+    clip = low(2)
+    assert torch.equal(Enlarger(4, 8, 1)(clip), enlarged(clip, 4))
+
+
+def test_denoising_begins_with_the_estimate() -> None:
+    torch.manual_seed(0)
+    barely = stirred(Upsampler(replace(UPSAMPLER, start=1e-3)), scale=0.05).eval()
+    assert isinstance(barely, Upsampler)
+    clip = low(3)
+    estimate = barely.decode(barely.estimated(clip), clip)
+    torch.testing.assert_close(film(barely, [clip]), estimate, atol=5e-3, rtol=0)
+    assert (estimate - enlarged(clip, 4)).abs().max() > 0.05
 
 
 def test_every_later_chunk_is_given_the_last_frames_made(upsampler: Upsampler) -> None:
