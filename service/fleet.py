@@ -90,7 +90,7 @@ def show_queues(as_json: AsJson = False) -> None:
                 "model": model,
                 "state": "paused" if switch.is_paused(model) else "open",
                 "waiting": store.depth(model),
-                "running": sum(w.model == model and bool(w.job_id) for w in known_workers),
+                "running": store.running(model),
                 "workers": sum(w.model == model for w in known_workers),
             }
             for model in sorted(offered())

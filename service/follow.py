@@ -155,7 +155,8 @@ class Hub:
             self._tell(topic, (), True)
             return
         except ValueError as error:  # a row that cannot be read must not end the others' feeds
-            log.error("events.unreadable", job_id=topic.job_id, error=type(error).__name__)
+            facts = {"job_id": topic.job_id, "tenant": self._log.owner(topic.job_id)}
+            log.error("events.unreadable", error=type(error).__name__, **facts)
             self._tell(topic, (), True)
             return
         if events:

@@ -101,9 +101,9 @@ class StoreCollector(Collector):
 
     def read_store(self) -> list[Metric]:
         """raises RedisError"""
-        running = GaugeMetricFamily("praxino_jobs_running", "Jobs that workers are busy with.")
+        running = GaugeMetricFamily("praxino_jobs_running", "Jobs that workers hold.")
         known = self.store.workers()
-        running.add_metric((), sum(worker.job_id is not None for worker in known))
+        running.add_metric((), self.store.running())
         workers = GaugeMetricFamily("praxino_workers", "Live workers.", labels=("state",))
         states = Tally(STATES) + Tally(worker.state for worker in known)
         for state, count in states.items():

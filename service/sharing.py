@@ -73,7 +73,8 @@ def find_made(submission: Submission, weights: str, sharing: Sharing) -> Made | 
     try:
         return sharing.copy(found, submission.job_id)
     except OSError as error:  # deleted meanwhile, or the store is away: it is made anew
-        log.info("copy.failed", job_id=found.id, error=type(error).__name__)
+        facts = {"job_id": found.id, "tenant": found.tenant}
+        log.info("copy.failed", error=type(error).__name__, **facts)
         return None
 
 

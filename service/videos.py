@@ -82,7 +82,7 @@ def delete_video(video_id: str, tenant: Tenant, services: Wired) -> Response:
     try:
         services.artifacts.delete_prefix(job_prefix(tenant, video_id))
     except StorageFault as error:  # the job is deleted; the janitor finds what is left of it
-        log.warning("storage.failed", job_id=video_id, reason=str(error))
+        log.warning("storage.failed", job_id=video_id, tenant=tenant, reason=str(error))
     return written(DeletedVideo(id=video_id))
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 
@@ -77,10 +78,12 @@ class Wire:
     """A TCP proxy: passes bytes on, remembers what clients sent, and can be cut.
 
     While it is cut, connections are refused by a reset, and those that were open are broken off.
+    `freeze` and `stall` leave them open and bring nothing any more, as a broken router does.
     """
 
-    def __init__(self, port: int) -> None:
-        self._onward = port
+    def __init__(self, onward: int | Path) -> None:
+        """onward: a port of loopback, or a Unix socket"""
+        self._onward = onward
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -88,6 +91,8 @@ class Wire:
         self._cut = False
         self._cut_after: int | None = None
         self._open: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
+        self._stalled = False
         self._lock = threading.Lock()
         self.refused = 0  # connections while cut
         threading.Thread(target=self._accept, daemon=True).start()
@@ -100,6 +105,16 @@ class Wire:
                 with suppress(OSError):
                     side.shutdown(socket.SHUT_RDWR)
 
+    def freeze(self) -> None:
+        """Nothing more passes through the connections that are open; new ones work."""
+        with self._lock:
+            self._silent |= self._open
+
+    def stall(self) -> None:
+        """Nothing passes through any connection, until mended; what was sent meanwhile is lost."""
+        self._stalled = True
+        self.freeze()
+
     def cut_after(self, size: int) -> None:
         """Cut once clients have sent so many bytes more."""
         self._cut_after = len(self.sent) + size
@@ -107,6 +122,11 @@ class Wire:
     def mend(self) -> None:
         """Pass everything on again, and forget what was."""
         self._cut, self._cut_after, self.refused = False, None, 0
+        self._stalled = False
+        with self._lock:  # those that fell silent are broken off, so that nobody waits for them
+            for side in self._silent:
+                with suppress(OSError):
+                    side.shutdown(socket.SHUT_RDWR)
         self.sent.clear()
 
     def close(self) -> None:
@@ -128,20 +148,29 @@ class Wire:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            server = socket.create_connection(("127.0.0.1", self._onward), 10)
+            server = self._connect()
         except OSError:
             client.close()
             return
         with self._lock:
             self._open |= {client, server}
+            self._silent |= {client, server} if self._stalled else set()
         back = threading.Thread(target=self._pass, args=(server, client, False), daemon=True)
         back.start()
         self._pass(client, server, True)
         back.join()
         with self._lock:
             self._open -= {client, server}
+            self._silent -= {client, server}
         client.close()
         server.close()
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._onward, int):
+            return socket.create_connection(("127.0.0.1", self._onward), 10)
+        behind = socket.socket(socket.AF_UNIX)
+        behind.connect(str(self._onward))
+        return behind
 
     def _pass(self, source: socket.socket, target: socket.socket, outward: bool) -> None:
         with suppress(OSError):
@@ -150,16 +179,17 @@ class Wire:
                     self.sent += chunk
                     if self._cut_after is not None and len(self.sent) >= self._cut_after:
                         self.cut()
-                target.sendall(chunk)
+                if source not in self._silent:
+                    target.sendall(chunk)
         for side in (source, target):
             with suppress(OSError):
                 side.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def wired(port: int) -> Iterator[Wire]:
-    """A wire to a port, cut at the end."""
-    wire = Wire(port)
+def wired(onward: int | Path) -> Iterator[Wire]:
+    """A wire to a port or a Unix socket, cut at the end."""
+    wire = Wire(onward)
     try:
         yield wire
     finally:

@@ -1,5 +1,6 @@
 """Laws of the house that an import checker cannot prove."""
 
+import ast
 import importlib
 import os
 import re
@@ -210,6 +211,17 @@ def test_keys_of_the_queue_server_are_written_in_one_file() -> None:
             continue
         text = (ROOT / path).read_text(encoding="utf-8")
         assert not re.search(r"""["']px:""", text), f"{path} writes a key of its own"
+
+
+def test_a_log_line_that_names_a_job_names_its_tenant() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log."):
+                told = {word.arg for word in node.keywords}
+                assert "job_id" not in told or "tenant" in told, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Assign) and ast.unparse(node).startswith("facts = {"):
+                told = set(re.findall(r"'(\w+)':", ast.unparse(node)))
+                assert "job_id" not in told or "tenant" in told, f"{path}:{node.lineno}"
 
 
 def test_compose_gives_workers_longer_than_their_drain() -> None:

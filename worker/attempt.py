@@ -39,11 +39,17 @@ class Verdict(StrEnum):
     UNBEGUN = "unbegun"  # the child had died before it took the run
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
+    SILENT = "silent"  # the child hangs
     UNSTORED = "unstored"  # the film is finished and kept on this machine; the store is away
     ROOMLESS = "roomless"  # this machine's disk is full
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
     DRAINED = "drained"  # the worker leaves: give the job back
     OUTRANKED = "outranked"  # a job of a higher tier waits: give this one back
+
+
+# Stopped for another attempt to go on.
+GONE_ON_WITH = frozenset({Verdict.DRAINED, Verdict.OUTRANKED, Verdict.SILENT})
+AT_THE_STORE = frozenset({Stage.LOADING, Stage.UPLOADING})
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,7 @@ class Attempt:
         timeout_s: float,
         grace_s: float,
         renew_every_s: float,
+        silence_s: float = 0.0,
     ) -> None:
         self._child = child
         self._run = run
@@ -108,6 +115,8 @@ class Attempt:
         self._pace = pace
         self._grace_s = grace_s
         self._deadline = time.monotonic() + timeout_s
+        self._silence_s = silence_s or float("inf")
+        self._heard_at = time.monotonic()
         self._renewal = Clock(renew_every_s)
         self._cancel_check = Clock(CANCEL_CHECK_EVERY_S, at_once=True)
         self._report = Clock(REPORT_EVERY_S, at_once=True)
@@ -189,6 +198,7 @@ class Attempt:
         if message.type == "ready" or message.exec != self._run.exec:
             return None  # of an earlier attempt
         self._begun = True  # the child confirms every run by a first message
+        self._heard_at = time.monotonic()
         if message.type == "stage":
             if message.stage is self._stage:
                 return None
@@ -241,18 +251,27 @@ class Attempt:
         if self._hurry:
             self._stop(Verdict.DRAINED)
             self._kill_at = 0.0
-        if self._stopped is not None:
-            return
+        if self._stopped is None:
+            self._look_for_a_reason_to_stop()
+
+    def _look_for_a_reason_to_stop(self) -> None:
         if self._cancel_asked or (self._cancel_check.due() and self._desk.cancel_requested()):
             self._stop(Verdict.CANCELLED)
         elif time.monotonic() > self._deadline:
             # What is left to do of a finished film is not the job's to answer for.
             late = Verdict.UNSTORED if self._stage is Stage.UPLOADING else Verdict.TIMED_OUT
             self._stop(late)
+        elif self._is_silent():
+            self._stop(Verdict.SILENT)
         elif self._drain_check.due() and self._desk.must_leave(self._eta_s()):
             self._stop(Verdict.DRAINED)
         elif self._makes_room():
             self._stop(Verdict.OUTRANKED)
+
+    def _is_silent(self) -> bool:
+        """Whether the child hangs. It says nothing either while it waits for the store."""
+        silent_s = time.monotonic() - self._heard_at
+        return silent_s > self._silence_s and self._stage not in AT_THE_STORE
 
     def _makes_room(self) -> bool:
         """Whether to make room for a job of a higher tier: only what can be gone on with does."""
@@ -269,7 +288,7 @@ class Attempt:
             grace_s = min(self._grace_s, HAND_BACK_S) if drained else self._grace_s
             self._kill_at = time.monotonic() + grace_s
             self._stopped = verdict
-            self._tell_child_to_stop(checkpoint=drained or verdict is Verdict.OUTRANKED)
+            self._tell_child_to_stop(checkpoint=verdict in GONE_ON_WITH)
         elif verdict is Verdict.FENCED:
             self._stopped = verdict
 

@@ -69,7 +69,8 @@ class Checkpoints:
         try:
             artifact = self._put()
         except (OSError, MemoryError) as error:
-            log.warning("checkpoint.failed", job_id=self._run.job_id, fault=type(error).__name__)
+            facts = {"job_id": self._run.job_id, "tenant": self._run.tenant}
+            log.warning("checkpoint.failed", fault=type(error).__name__, **facts)
         else:
             self._steps = steps
             checkpoint = Checkpoint(artifact=artifact, steps=steps)
@@ -121,7 +122,7 @@ def open_memory(run: Run, model: VideoModel, store: ArtifactStore) -> Memory | N
     identity = identify(run.request)
     if run.resume is None:
         return model.remember(identity)
-    facts = {"job_id": run.job_id, "attempt": run.attempt}
+    facts = {"job_id": run.job_id, "tenant": run.tenant, "attempt": run.attempt}
     try:
         memory = model.remember(identity, read_bytes(run.resume.artifact, store))
     except (OSError, ValueError) as error:

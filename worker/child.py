@@ -144,6 +144,7 @@ def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
         for run in runs:
             channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
         answers = make_films(runs, channel, orders, tools)
+        structlog.contextvars.clear_contextvars()
         orders.forget()
         if any(isinstance(answer, Failed) and answer.fatal for answer in answers):
             return EXIT_UNUSABLE
@@ -157,6 +158,7 @@ def make_films(
     answers: list[FromChild] = []
 
     def make(run: Run, model: VideoModel) -> None:
+        structlog.contextvars.bind_contextvars(job_id=run.job_id, tenant=run.tenant)
         cancelled = functools.partial(orders.cancelled, run.exec)
         leaving = functools.partial(orders.leaving, run.exec)
         equipment = replace(tools, model=model)

@@ -88,6 +88,7 @@ class QueueDesk:
         try:
             return question()
         except OUTAGES as error:
-            log.warning("queue.unreachable", job_id=self._job_id, error=type(error).__name__)
+            facts = {"job_id": self._job_id, "tenant": self._job.tenant}
+            log.warning("queue.unreachable", error=type(error).__name__, **facts)
             self._rest = Clock(REST_S)
             return in_doubt

@@ -52,7 +52,7 @@ FREE = frozenset(
         Verdict.OUTRANKED,
     }
 )
-BACK = FREE | {Verdict.CRASHED, Verdict.UNSTORED}
+BACK = FREE | {Verdict.CRASHED, Verdict.SILENT, Verdict.UNSTORED}
 FREE_S = {Verdict.UNSTORED: UNSTORED_FREE_S, Verdict.ROOMLESS: ROOMLESS_FREE_S}
 
 
@@ -77,6 +77,8 @@ def back_reason(outcome: Outcome) -> str:
     """Why, for the job's history: safe to show to its owner."""
     if outcome.verdict is Verdict.DRAINED:
         return "the worker was stopped"
+    if outcome.verdict is Verdict.SILENT:
+        return "the inference process fell silent"
     if outcome.verdict is Verdict.OUTRANKED:
         return "a job of a higher tier took the worker"
     if outcome.verdict is Verdict.UNSTORED and outcome.error is None:

@@ -87,6 +87,7 @@ def make_film(
         log.error(
             "film.failed",
             job_id=run.job_id,
+            tenant=run.tenant,
             attempt=run.attempt,
             code=str(failure.code),
             fault=type(error).__name__,

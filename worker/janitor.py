@@ -1,11 +1,13 @@
 """Ends what nobody else would: dead leases, lost queue entries, overdue jobs, expired files.
 
 A process of its own, `python -m worker.janitor`; any number may run, one works at a time by lock.
-Every step may be repeated or cut short: the scripts behind it are atomic.
+Every step may be repeated or cut short: the scripts behind it are atomic. Files take as long as
+their store takes, so they are a thread's: no lease and no lost job waits for them.
 """
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -24,6 +26,7 @@ from worker.jobs.audit import refuse_pickle
 from worker.jobs.connection import web_client
 from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
+from worker.jobs.tenants import read_owner
 from worker.journal import configure_logging
 from worker.patience import OUTAGES
 from worker.pulse import Pulse
@@ -33,6 +36,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.1
 OVERDUE_EVERY_S = 10.0
+STOP_S = 5.0  # for the files in work, once it was told to stop
 
 # Takes or renews the lock: 1 if it is ours. KEYS: lock. ARGV: token, milliseconds.
 LOCK = """
@@ -61,6 +65,7 @@ class Janitor:
         self._was_active = False
         self._overdue = Clock(OVERDUE_EVERY_S, at_once=True)
         self._sweep = Clock(settings.sweep_every_s)
+        self._files: threading.Thread | None = None  # at work on them
         self._pulse = Pulse(settings.data_dir, "janitor")
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -72,24 +77,38 @@ class Janitor:
                 self._pulse.beat("idle")
                 self._try_round()
             time.sleep(POLL_S)
+        if self._files is not None:
+            self._files.join(STOP_S)
         self._release()
         self._pulse.stop()
         log.info("janitor.stopped")
 
     def work_once(self) -> bool:
-        """One round if the lock is ours and the server has settled; whether it was worked."""
+        """One round if the lock is ours and the server has settled; whether it was worked. Begins
+        with the files, and does not wait for them."""
         if not self._hold_lock() or not self._settled():
             return False
         for queue in transport.queue_names(self._redis):
             self.reap_leases(queue)
         self.walk_live()
-        hand_out_overdue(self._sharing)
         if self._overdue.due():
             for job_id, outcome in self._store.expire_overdue().items():
-                log.info("job.overdue", job_id=job_id, outcome=outcome)
-        if self._sweep.due():
-            self._sweeper.sweep()
+                log.info("job.overdue", outcome=outcome, **self._facts(job_id))
+        if self._files is None or not self._files.is_alive():
+            self._files = threading.Thread(target=self.tend_files, name="files", daemon=True)
+            self._files.start()
         return True
+
+    def tend_files(self) -> None:
+        """Copies that are overdue, and now and then what has expired; as long as it takes."""
+        try:
+            hand_out_overdue(self._sharing, self._redis)
+            if self._sweep.due():
+                self._sweeper.sweep()
+        except OUTAGES as error:
+            log.warning("queue.unreachable", action="files", error=type(error).__name__)
+        except Exception as error:
+            log.error("files.failed", exc_info=error)
 
     def reap_leases(self, queue: str) -> None:
         """Give back the jobs of a queue whose lease ran out, then forget those leases."""
@@ -135,12 +154,16 @@ class Janitor:
         outcome = self._store.reap(job_id, token, transport.wip_key(queue))
         if outcome == "stale":
             return
-        log.warning("job.reaped", job_id=job_id, outcome=outcome)
+        log.warning("job.reaped", outcome=outcome, **self._facts(job_id))
         self._rescue(job_id, queue)
 
     def _rescue(self, job_id: str, queue: str) -> None:
         if self._store.rescue(job_id, queue) == "pushed":
-            log.info("job.returned", job_id=job_id)
+            log.info("job.returned", **self._facts(job_id))
+
+    def _facts(self, job_id: str) -> dict[str, str]:
+        """Which job, and whose, for the log."""
+        return {"job_id": job_id, "tenant": read_owner(self._redis, job_id)}
 
     def _try_round(self) -> None:
         try:

@@ -34,6 +34,11 @@ class Run(Message):
     resume: Checkpoint | None = None  # go on from it, if it can be read
     more: bool = False  # the next run is made in one batch with this one
 
+    @property
+    def tenant(self) -> str:
+        """Whose job it is, as the names of its results say."""
+        return self.artifact_prefix.partition("/")[0]
+
 
 class Cancel(Message):
     """To the child: stop the attempt at its next step; the model stays loaded."""

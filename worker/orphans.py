@@ -37,7 +37,7 @@ def clear_orphans(redis: Redis, artifacts: ArtifactStore, young_s: float = YOUNG
         for prefix in read_orphans(redis, tenant, job_id, found):
             if all(b.modified_at < youngest for b in found if b.key.startswith(prefix)):
                 artifacts.delete_prefix(prefix)
-                log.info("orphan.cleared", job_id=job_id)
+                log.info("orphan.cleared", job_id=job_id, tenant=tenant)
 
 
 def read_owner(blob: Blob) -> str:

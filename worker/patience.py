@@ -11,12 +11,14 @@ log = structlog.get_logger()
 
 Value = TypeVar("Value")
 
-# Gone, starting up, out of memory or just demoted: all of it may pass.
+# Gone, starting up, out of memory, just demoted or taking no writes for now: all of it may pass.
 OUTAGES: tuple[type[Exception], ...] = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.ExecAbortError,  # what was queued was taken, and is refused all the same
 )
 
 FIRST_WAIT_S = 0.2

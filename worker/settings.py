@@ -35,6 +35,9 @@ class WorkerSettings(JobSettings):
     rehearse: bool = True  # time a short clip before the first job, so that estimates hold
     load_timeout_s: Seconds = 600.0  # loading the weights and rehearsing
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
+    # A child that says nothing for so long while it computes hangs: another one goes on with the
+    # job. More than its slowest step, and than decoding takes; 0: only the job's time limit counts
+    silence_s: Annotated[float, Field(ge=0)] = 600.0
     # After SIGTERM a running job may use this to end; one that takes longer is handed back at once
     drain_s: Annotated[float, Field(ge=0)] = 25.0
     # Share of a job's time that writing checkpoints may take; 0: only when the worker leaves

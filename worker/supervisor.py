@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
+from redis import Redis
 from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
@@ -38,6 +39,7 @@ from worker.jobs.outcomes import Claim
 from worker.jobs.settings import DAY_S
 from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
+from worker.jobs.tenants import read_owner
 from worker.jobs.tracing import open_tracing
 from worker.launcher import Child, Launcher
 from worker.messages import Run
@@ -55,6 +57,7 @@ Value = TypeVar("Value")
 
 DEQUEUE_S = 1  # how long an idle worker may overlook a signal or the death of its child
 DOZE_S = 0.25  # how long one that rests may overlook a signal
+SHORTEST_TIMEOUT_S = 2.0  # of a connection; a wait for the next job is no silence
 STATUS = {Ending.COMPLETED: JobStatus.FINISHED, Ending.FAILED: JobStatus.FAILED}
 
 
@@ -84,7 +87,7 @@ class Supervisor(BaseWorker):
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         url = settings.redis_url.get_secret_value()
-        patient = worker_client(url)
+        patient = worker_client(url, max(SHORTEST_TIMEOUT_S, settings.lease_s / 3))
         self._impatient = web_client(url)
         names = transport.served_queues(settings.model, settings.gpu_class)
         device = settings.device.replace(":", "")
@@ -209,7 +212,8 @@ class Supervisor(BaseWorker):
             lambda: self.store.claim(entry.id, execution.id, self.name, wip), "claim"
         )
         if claim.job is None:
-            log.info("job.refused", job_id=entry.id, reason=claim.refused)
+            tenant = self._persist(lambda: read_owner(self.connection, entry.id), "owner")
+            log.info("job.refused", job_id=entry.id, tenant=tenant, reason=claim.refused)
             ended = claim.refused != "running"
             self._persist(lambda: self._settle(entry, execution, None, ended), "settle")
             return None
@@ -318,6 +322,7 @@ class Supervisor(BaseWorker):
             claim.timeout_s,
             self.settings.cancel_grace_s,
             self.settings.lease_s / 4,
+            self.settings.silence_s,
         )
 
     def _publish(self, held: Held, outcome: Outcome) -> Ending:
@@ -341,7 +346,7 @@ class Supervisor(BaseWorker):
         """What an ended attempt leaves behind: files to forget, copies to hand out, a lesson."""
         self._clear(held.job, held.token, ending, outcome.checkpointed)
         if ending is Ending.COMPLETED:
-            hand_out(self._sharing, held.job.id)
+            hand_out(self._sharing, held.job.id, held.job.tenant)
             self._pace.note_settled()
             self._presence.share()
         held.trail.end(ending)
@@ -354,7 +359,8 @@ class Supervisor(BaseWorker):
             if ended and checkpointed:
                 self._artifacts.delete_prefix(checkpoint_prefix(job.tenant, job.id))
         except OSError as error:  # the janitor clears it up
-            log.warning("storage.failed", job_id=job.id, reason=str(error))
+            facts = {"job_id": job.id, "tenant": job.tenant}
+            log.warning("storage.failed", reason=str(error), **facts)
         if ended:
             self._shelf.drop(job.id)
 
@@ -378,7 +384,8 @@ class Supervisor(BaseWorker):
         """Renew lease and registration; false if the lease was taken away."""
         with self._impatient.pipeline() as pipeline:
             ttl = self.get_heartbeat_ttl(entry)
-            execution.heartbeat(entry.started_job_registry, ttl, pipeline=pipeline)
+            leases = transport.leases(entry.origin, self._impatient)
+            execution.heartbeat(leases, ttl, pipeline=pipeline)
             self.heartbeat(pipeline=pipeline)
             pipeline.zscore(transport.wip_key(entry.origin), execution.composite_key)
             held = pipeline.execute()[-1] is not None
@@ -401,6 +408,10 @@ class Supervisor(BaseWorker):
             pipeline.execute()
 
     # What RQ calls
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """As it is: RQ would let it wait for longer than a lease."""
+        return connection
 
     def get_heartbeat_ttl(self, job: Entry, working_time: float = 0.0) -> int:
         """A lease, not RQ's minute and more."""

@@ -104,6 +104,7 @@ class Sender:
             f"webhook.{outcome}",
             webhook=letter.id,
             job_id=letter.job,
+            tenant=letter.tenant,
             host=_host(letter),
             tries=letter.tries + 1,
             reason=reason or None,

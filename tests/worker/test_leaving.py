@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from tests.worker.conftest import ROOT, Studio, is_running
+from tests.worker.conftest import ROOT, Studio, is_running, until
 from worker.jobs.contract import ErrorCode, Status
+
+HANDED_BACK_S = 5.0
 
 
 def test_sticky_fault_is_retried_with_a_new_child(studio: Studio) -> None:
@@ -74,6 +76,18 @@ def test_sigterm_gives_a_long_job_back_uncounted(studio: Studio) -> None:
     studio.worker()
     assert studio.ended(job_id).status is Status.COMPLETED
     assert len(studio.videos()) == 1
+
+
+def test_sigterm_hands_a_hung_job_back_in_time(studio: Studio) -> None:
+    """Whatever the grace of a cancel: a machine that goes away waits for nobody."""
+    worker = studio.worker(drain_s=0, cancel_grace_s=60)
+    job_id = studio.submit("hang=2")
+    studio.denoising(job_id, 1)
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    until(lambda: studio.job(job_id).status is Status.QUEUED, HANDED_BACK_S, "the job handed back")
+    assert time.monotonic() - began < HANDED_BACK_S
+    assert worker.wait(5) == 0
 
 
 def test_sigterm_lets_a_short_job_finish(studio: Studio) -> None:

@@ -9,7 +9,9 @@ import pytest
 from redis import Redis
 
 from tests.buckets import Wire
-from tests.worker.conftest import read_submission
+from tests.conftest import Valkey
+from tests.worker.conftest import read_submission, until
+from tests.worker.test_storage import begin
 from worker.expiry import Sweeper
 from worker.jobs import keys, transport
 from worker.jobs.artifacts import (
@@ -158,6 +160,26 @@ def test_a_sweep_survives_a_store_that_is_away(
     assert s3.exists(key)
     sweeper.sweep()
     assert not s3.exists(key)
+
+
+def test_no_lease_waits_for_a_store_that_does_not_answer(
+    valkey: Valkey,
+    s3_fields: dict[str, str],
+    s3: ArtifactStore,
+    wire: Wire,
+    redis: Redis,
+    tmp_path: Path,
+) -> None:
+    studio = begin(tmp_path, valkey.url, s3_fields)
+    try:
+        wire.stall()
+        studio.start("worker.janitor", sweep_every_s=0.1, **s3_fields)
+        until(lambda: wire.sent, what="a question to the store")  # of 20 s, that nobody answers
+        job, token = claim(studio.store, redis)
+        redis.zadd(WIP, {f"{job.id}:{token}": time.time() - 1})
+        until(lambda: studio.job(job.id).queue_position == 1, 10, "the job back in line")
+    finally:
+        studio.close()
 
 
 def test_the_shelf_keeps_only_films_of_live_jobs(

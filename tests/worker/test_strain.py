@@ -105,6 +105,19 @@ def test_damaged_weights_are_named_and_end_the_worker(
     assert (studio.job(job_id).status, studio.job(job_id).attempt) == (Status.QUEUED, 0)
 
 
+def test_a_child_that_hangs_is_replaced_and_its_job_given_back(studio: Studio) -> None:
+    worker = studio.worker(silence_s=0.5)
+    job_id = studio.submit("hang=2")
+    until(lambda: studio.job(job_id).attempts, 20, "the end of the attempt")
+    job = studio.job(job_id)
+    assert job.attempts[0].reason == "the inference process fell silent"
+    assert job.retries_left == studio.settings.max_attempts - 2
+    studio.store.cancel(job_id, "studio")
+    slow = studio.ended(studio.submit("pace=0.2", num_inference_steps=6))
+    assert (slow.status, slow.attempt) == (Status.COMPLETED, 1)  # slow is not silent
+    assert len(events(worker, "child.died")) <= 2  # once, and again if the job came sooner
+
+
 def given_frame(studio: Studio, folder: Path) -> StoredImage:
     path = folder / "first.png"
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(path)
@@ -124,6 +137,8 @@ def test_inputs_are_waited_for_while_their_store_is_away(
         root.write_text("in the way")
     job_id = studio.submit(task_type="image", first_frame=first)
     until(lambda: len(events(worker, "storage.failed")) >= 3, what="several tries")
+    told = {(line["job_id"], line["tenant"]) for line in events(worker, "storage.failed")}
+    assert told == {(job_id, "studio")}
     assert studio.job(job_id).status is Status.IN_PROGRESS
     root.unlink(missing_ok=True)
     (tmp_path / "aside").rename(root)

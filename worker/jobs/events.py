@@ -14,6 +14,7 @@ from redis.client import PubSub
 from worker.jobs import keys, row
 from worker.jobs.contract import Job, Status
 from worker.jobs.outcomes import JobNotFound
+from worker.jobs.tenants import read_owner
 
 STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -59,6 +60,10 @@ class EventLog:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+
+    def owner(self, job_id: str) -> str:
+        """The tenant whose job it is; "" if nobody knows any more."""
+        return read_owner(self._redis, job_id)
 
     def read(self, job_id: str, after: str | None = None, tenant: str | None = None) -> Replay:
         """All events of a job after one id, oldest first; None reads from the beginning.

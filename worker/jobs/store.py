@@ -256,6 +256,11 @@ class JobStore:
             names = list(self._queues(model))
         return sum(int(self.redis.llen(transport.queue_key(name))) for name in names)
 
+    def running(self, model: str | None = None) -> int:
+        """How many jobs are under a lease: of one model, or of all."""
+        names = transport.queue_names(self.redis) if model is None else list(self._queues(model))
+        return transport.count_leases(self.redis, names)
+
     # Workers
 
     def put_worker(self, worker: WorkerInfo, ttl_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Who has jobs: every tenant by name, found among the keys of the queue server."""
+"""Who has jobs: every tenant by name, found among the keys of the queue server; whose a job is."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -6,6 +6,11 @@ from typing import cast
 from redis import Redis
 
 from worker.jobs import keys
+
+
+def read_owner(redis: Redis, job_id: str) -> str:
+    """The tenant whose job it is or was; "" if nobody knows any more."""
+    return (cast("bytes | None", redis.hget(keys.job(job_id), "tenant")) or b"").decode()
 
 
 def read_tenants(redis: Redis) -> Iterator[str]:

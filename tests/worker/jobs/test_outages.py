@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -12,6 +13,7 @@ from worker.jobs import keys, transport
 from worker.jobs.connection import web_client
 from worker.jobs.outcomes import CancelOutcome
 from worker.jobs.store import JobStore
+from worker.patience import OUTAGES
 
 from .conftest import QUEUE
 
@@ -55,6 +57,13 @@ def test_an_absent_server_is_noticed_at_once(bench, web_store, valkey):
     assert time.monotonic() - begin < 3
     valkey.start()
     assert web_store.get(job.id) == job
+
+
+@pytest.mark.parametrize("code", ["MISCONF", "NOREPLICAS", "BUSY", "READONLY", "LOADING", "OOM"])
+def test_a_refusal_that_passes_is_an_outage(web_store, code):
+    """Web clients have been opened: they know more of them than redis-py does."""
+    assert isinstance(BaseParser.parse_error(f"{code} for now"), OUTAGES)
+    assert not isinstance(BaseParser.parse_error("ERR for ever"), OUTAGES)
 
 
 def test_a_cancellation_holds_though_its_fast_path_fails(bench, monkeypatch):

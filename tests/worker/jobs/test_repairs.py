@@ -81,6 +81,15 @@ def test_a_job_in_no_list_is_rescued_to_the_front(bench):
     assert waiting(bench) == [job.id, other.id]
 
 
+def test_running_is_what_holds_a_lease_whoever_works_on_it(bench):
+    bench.submit()
+    (lost, exec), *_ = [bench.running() for _ in range(3)]
+    assert bench.store.running() == bench.store.running("pocket") == 3
+    bench.lease(lost.id, exec, -1)
+    assert bench.store.running() == 2
+    assert bench.store.running("another") == 0
+
+
 def test_a_leased_job_is_not_rescued(bench):
     job = bench.submit()
     transport.JsonQueue.dequeue_any([bench.queue()], None, bench.redis)
