@@ -115,13 +115,16 @@ def calls_of(networks: list[nn.Module]) -> tuple[list[int], Callable[[], None]]:
 def check_stops(model: ResumableModel, task: Task, networks: list[nn.Module]) -> None:
     """Stop at some reports, spread over the film, and go on in another memory."""
     calls, stop = calls_of(networks)
-    whole, told = make(model, task)
+    drawn = model.remember("task")
+    whole, told = make(model, task, drawn)
     needed, last = len(calls), len(told) - 1
     for after in sorted({last // 3, 2 * last // 3, last}):
         data = interrupted(model, task, after)
         calls.clear()
-        film, again = make(model, task, model.remember("task", data))
+        memory = model.remember("task", data)
+        film, again = make(model, task, memory)
         assert np.array_equal(film, whole), f"stopped at {told[after]}"
+        assert memory.write() == drawn.write(), "its latents differ, though the eye cannot tell"
         assert len(calls) <= needed
         assert again[-1] == told[-1]
         places = [step.index for step in again if step.stage == "denoising"]
