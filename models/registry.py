@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 
 from models.catalog import MODELS_DIR, OPEN, card_paths, read_card
+from models.openweights import spread as spreading
 from models.openweights.loading import load_openweights
-from models.protocol import VideoModel
+from models.openweights.pipeline import OpenModel
+from models.protocol import ResumableModel, VideoModel
 from models.videoldm.pipeline import load_videoldm
 from models.videoldm.staged import staged
 from models.videoldm.weights import WeightsError
@@ -52,6 +54,21 @@ def load_model(
         wide = _dtype("auto" if narrow else dtype, chosen)
         return load_openweights(folder, chosen, wide, narrow=narrow)
     return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
+
+
+def check_spread(model: VideoModel, ranks: int, way: str) -> None:
+    """Refuse a model that so many ranks cannot share. raises ValueError"""
+    if not isinstance(model, OpenModel):
+        raise ValueError(f"{model.card.id} runs on one rank only: ranks share open weights")
+    spreading.check(model.place.pipe, model.card, ranks, way)
+
+
+def spread(model: VideoModel, way: str) -> ResumableModel:
+    """Have a loaded model that was checked compute one share in each rank of the process group,
+    for good. Every rank must call this."""
+    assert isinstance(model, OpenModel)
+    spreading.spread(model.place.pipe, model.place.device, way)
+    return model
 
 
 def _device(name: str) -> str:

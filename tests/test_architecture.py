@@ -188,6 +188,7 @@ def test_the_changelog_has_the_version() -> None:
 
 def test_names_that_are_strings_resolve() -> None:
     from worker.launcher import CHILD_MODULE
+    from worker.ranks import FOLLOWER_MODULE
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     targets = [*project["scripts"].values(), WorkerSettings.model_fields["model_loader"].default]
@@ -198,7 +199,7 @@ def test_names_that_are_strings_resolve() -> None:
         r'"-m", "([\w.]+)"',
         "".join((ROOT / path).read_text(encoding="utf-8") for path in SOURCES),
     )
-    for module in {*started, CHILD_MODULE}:
+    for module in {*started, CHILD_MODULE, FOLLOWER_MODULE}:
         found = importlib.util.find_spec(module)
         assert found is not None, f"python -m {module}"
         if found.submodule_search_locations is not None:

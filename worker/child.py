@@ -118,7 +118,10 @@ def main(fd: int, config: ChildConfig) -> int:
         return EXIT_UNUSABLE
     load_s = round(time.monotonic() - started, 3)
     channel.send(introduce(config, tools, load_s))
-    return serve(channel, orders, tools)
+    status = serve(channel, orders, tools)
+    if config.ranks > 1:
+        os._exit(status)  # the collectives' threads may wait for ranks that are gone
+    return status
 
 
 def introduce(config: ChildConfig, tools: Equipment, load_s: float) -> Ready:
@@ -185,7 +188,7 @@ def is_crowded(failure: Failed, runs: Sequence[Run]) -> bool:
 def equip(config: ChildConfig) -> Equipment:
     """Load the model and open the store; raises what `load_model` does."""
     return Equipment(
-        model=load_model(config),
+        model=load_ranks(config),
         store=open_results(config.data_dir),
         shelf=Shelf(config.shelf_dir),
         scratch_dir=config.scratch_dir,
@@ -193,6 +196,15 @@ def equip(config: ChildConfig) -> Equipment:
         storage_patience_s=config.storage_patience_s,
         checkpoint_overhead=config.checkpoint_overhead,
     )
+
+
+def load_ranks(config: ChildConfig) -> VideoModel:
+    """Load the model, in as many processes as make films together."""
+    if config.ranks == 1:
+        return load_model(config)
+    from worker.ranks import lead  # loads torch, which a loader need not
+
+    return lead(config, load_model)
 
 
 def load_model(config: ChildConfig) -> VideoModel:

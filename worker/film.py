@@ -24,6 +24,7 @@ from models.protocol import (
     VideoModel,
     lacks_memory,
 )
+from models.ranks import RanksApart
 from worker import media
 from worker.checkpoints import open_checkpoints
 from worker.inputs import InputLost, read_task
@@ -123,7 +124,8 @@ def read_failure(error: Exception, token: str | None) -> Failed:
         message = "The worker's disk is full, so the clip could not be stored."
         roomless = failed(ErrorCode.INTERNAL_ERROR, message, again=True)
         return roomless.model_copy(update={"full": not exceeds_own_limit(error)})
-    if "CUDA error" in str(error):  # sticky: every later call of this process fails as well
+    # Sticky: every later call of this process fails as well.
+    if isinstance(error, RanksApart) or "CUDA error" in str(error):
         return failed(
             ErrorCode.INTERNAL_ERROR, "The worker's accelerator failed.", again=True, fatal=True
         )

@@ -52,6 +52,8 @@ class ChildConfig(BaseModel):
     max_file_mb: int = 0
     rehearse: bool = True
     checkpoint_overhead: float = 0.01
+    ranks: int = 1  # processes that make a film together; the child is the first
+    ranks_by: str = "ulysses"
 
 
 class LoadFailed(Exception):
@@ -262,6 +264,8 @@ class Launcher:
             max_file_mb=settings.max_file_mb,
             rehearse=settings.rehearse,
             checkpoint_overhead=settings.checkpoint_overhead,
+            ranks=settings.ranks,
+            ranks_by=settings.ranks_by,
         )
 
 

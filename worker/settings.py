@@ -4,7 +4,7 @@ Limits of a model are in its card, architecture in its config; neither is here.
 """
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import structlog
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -27,6 +27,9 @@ class WorkerSettings(JobSettings):
     weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
     dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"; of open weights "float8"
+    # GPUs of this machine that make each film together, all alike; open weights of some families
+    ranks: Annotated[int, Field(ge=1, le=64)] = 1
+    ranks_by: Literal["ulysses", "ring"] = "ulysses"  # how they share attention
     torch_threads: Annotated[int, Field(ge=0)] = 0  # 0 leaves the choice to torch
     # "module:function", called as function(model, weights_dir, device, dtype) -> VideoModel
     model_loader: str = "models.registry:load_model"
@@ -59,6 +62,14 @@ class WorkerSettings(JobSettings):
         if self.gpu_class and self.gpu_class not in self.gpu_classes:
             known = ", ".join(self.gpu_classes) or "none"
             raise ValueError(f"gpu_class {self.gpu_class!r} is none of gpu_classes: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_choose_devices(self) -> "WorkerSettings":
+        if self.ranks > 1 and ":" in self.device:
+            raise ValueError(
+                f"{self.ranks} ranks take the first GPUs; device {self.device!r} is one"
+            )
         return self
 
 

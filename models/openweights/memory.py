@@ -32,7 +32,8 @@ class Place:
         """What of it decides how numbers are rounded."""
         kinds = {str(part.dtype) for part in modules_of(self.pipe)}
         stored = f" {STORED}" if self.narrow else ""
-        return f"{self.device} {sorted(kinds)}{stored}{' tiled' if self.plan.tiled else ''}"
+        device = torch.device(self.device).type
+        return f"{device} {sorted(kinds)}{stored}{' tiled' if self.plan.tiled else ''}"
 
     @property
     def offloaded(self) -> bool:

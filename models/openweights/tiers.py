@@ -35,7 +35,9 @@ def cached(network: Any) -> Iterator[None]:
     """A network whose later blocks are left out where the first says so."""
     from diffusers import FirstBlockCacheConfig
 
-    network.enable_cache(FirstBlockCacheConfig(threshold=TOLERANCE))
+    from models.openweights.spread import leave_out_blocks
+
+    leave_out_blocks(network, FirstBlockCacheConfig(threshold=TOLERANCE))
     try:
         yield
     finally:

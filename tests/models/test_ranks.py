@@ -1,0 +1,390 @@
+"""Several ranks make the film that one makes, stop together, and wait for none that has left."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed as dist
+
+from models import ranks
+from models.catalog import ModelCard, read_card
+from models.openweights.__main__ import add
+from models.openweights.families import Wishes
+from models.openweights.pipeline import OpenModel
+from models.parcel import unwrap, wrap_up
+from models.protocol import (
+    Cancelled,
+    Frames,
+    Keyframe,
+    Memory,
+    OnStep,
+    Reference,
+    Shot,
+    Step,
+    Task,
+)
+from models.ranks import Leader, RanksApart, SharedMemory, follow
+from models.registry import check_spread, load_model, model_folder, spread
+from tests.models.follower import meet
+from tests.models.wilds import build
+
+# Of diffusers' own making: a scheduler hands a tensor to numpy, a collective is called by an older
+# name, and two LoRAs are on purpose.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*all_gather_tensor:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
+]
+
+STEPS = 3
+TOLERANCE = 1e-5  # of latents, in float32
+PAIRS = (
+    ("wan-2.1", "ulysses"),
+    ("wan-2.1", "ring"),
+    ("wan-vace", "ulysses"),
+    ("ltx", "ulysses"),
+)
+
+
+def ignore(step: Step) -> None:
+    """What is told to nobody."""
+
+
+def order(**fields: Any) -> Task:
+    """A small film of words."""
+    given: dict[str, Any] = {
+        "task_type": "text",
+        "prompt": "a red fox",
+        "negative_prompt": "",
+        "width": 32,
+        "height": 32,
+        "num_frames": 9,
+        "fps": 16,
+        "seed": 7,
+        "num_inference_steps": STEPS,
+        "guidance_scale": 3.0,
+        "sampler": "native",
+    }
+    return Task(**given | fields)
+
+
+def stopping(at: int) -> OnStep:
+    """Stops a film when so many steps are done."""
+
+    def on_step(step: Step) -> None:
+        if step.stage == "denoising" and step.index == at:
+            raise Cancelled
+
+    return on_step
+
+
+@dataclass
+class Two:
+    """One checkpoint twice: alone, and as the leader of two ranks."""
+
+    alone: OpenModel
+    leader: Leader
+
+    def task(self, **fields: Any) -> Task:
+        """A film of words that its card allows."""
+        card = self.alone.card
+        width, height = map(int, card.sizes[0].split("x"))
+        given = {"width": width, "height": height, "fps": card.fps[0]}
+        return order(**given | {"num_frames": card.default_frames} | fields)
+
+
+@dataclass
+class Made:
+    """A film, and the latents that it was decoded from."""
+
+    frames: Frames
+    latents: torch.Tensor
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Made)
+        same = np.array_equal(self.frames, other.frames)
+        return same and torch.equal(self.latents, other.latents)
+
+    def distance(self, other: "Made") -> float:
+        """Of latents, at most."""
+        return float((self.latents - other.latents).abs().max())
+
+
+def made(model: Any, task: Task, memory: Any = None) -> Made:
+    """A film, made by a model and remembered."""
+    memory = memory or model.remember("film")
+    frames = np.concatenate(list(model.stream(task, ignore, memory)))
+    own = memory.own if isinstance(memory, SharedMemory) else memory
+    return Made(frames, own.latest.made[-1][0])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny checkpoints, registered."""
+    place = tmp_path_factory.mktemp("ranks")
+    found = {}
+    for name in dict(PAIRS):
+        weights = build(name, place / f"{name}-wild" / "weights")
+        sizes, frames = (("64x64", "96x96"), 17) if name == "ltx" else (("32x32", "48x48"), 9)
+        lora = ("rex", "", weights.parent / "rex.safetensors")
+        add(name, weights, place, Wishes(sizes, frames, STEPS, 3.0, None), None, [lora])
+        found[name] = place / name
+    return found
+
+
+@pytest.fixture(scope="module")
+def lines(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A second process that follows through all pairs in their order: a line to it for each."""
+    meeting = tmp_path_factory.mktemp("meeting") / "ranks"
+    sockets = [socket.socketpair() for _ in PAIRS]
+    follower = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.models.follower",
+            str(meeting),
+            *(
+                f"{theirs.fileno()}={name}={folders[name]}={way}"
+                for (name, way), (_, theirs) in zip(PAIRS, sockets, strict=True)
+            ),
+        ],
+        pass_fds=[theirs.fileno() for _, theirs in sockets],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    for _, theirs in sockets:
+        theirs.close()
+    try:
+        meet(meeting, 0)
+        yield [Connection(ours.detach()) for ours, _ in sockets]
+        assert follower.wait(20) == 0
+    finally:
+        follower.kill()
+        follower.wait()
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=range(len(PAIRS)), ids=["-".join(pair) for pair in PAIRS])
+def two(request: Any, lines: list[Connection], folders: dict[str, Path]) -> Iterator[Two]:
+    name, way = PAIRS[request.param]
+    alone, shared = (load_model(name, folders[name], "cpu") for _ in range(2))
+    assert isinstance(alone, OpenModel)
+    with lines[request.param] as line:
+        yield Two(alone, Leader(spread(shared, way), [line], way))
+
+
+def test_two_ranks_make_the_film_of_one(two: Two) -> None:
+    card = two.alone.card
+    odd = dict(zip(("width", "height"), map(int, card.sizes[1].split("x")), strict=True))
+    for fields in ({}, odd):  # tokens for both alike, and one more for the first
+        task = two.task(**fields)
+        alone, shared = made(two.alone, task), made(two.leader, task)
+        assert alone.latents.abs().max() > 0.1
+        assert shared.distance(alone) <= TOLERANCE
+    assert made(two.leader, two.task(seed=8)).distance(made(two.alone, two.task())) > 0.1
+
+
+def test_what_changes_a_film_changes_it_alike_in_all_ranks(two: Two) -> None:
+    card, plain = two.alone.card, two.alone.generate(two.task(), ignore)
+    changes: list[dict[str, Any]] = [{"adapter": "rex", "adapter_scale": 2.0}]
+    changes += [{"quality": "fast"} for tier in card.tiers if tier.name == "fast"]
+    if "extend" in card.tasks:
+        longer = len(plain) + card.frames.step
+        changes.append({"task_type": "extend", "video": plain, "num_frames": longer})
+    for change in changes:
+        task = two.task(**change)
+        alone, shared = (model.generate(task, ignore) for model in (two.alone, two.leader))
+        assert alone.shape != plain.shape or not np.array_equal(alone, plain), change
+        assert np.abs(alone.astype(int) - shared).max() <= 1, change
+
+
+FIRST = pytest.mark.parametrize("two", [0], ids=["-".join(PAIRS[0])], indirect=True)
+
+
+@FIRST
+def test_all_ranks_stop_at_one_step_and_go_on_from_it(two: Two) -> None:
+    task = two.task()
+    whole = made(two.leader, task)
+    for at in range(STEPS):
+        memory = two.leader.remember("film")
+        with pytest.raises(Cancelled):
+            list(two.leader.stream(task, stopping(at), memory))
+    written = two.leader.remember("film", memory.write())
+    assert written.steps == at > 0
+    assert made(two.leader, task, written) == whole
+    assert made(two.leader, task) == whole
+    with pytest.raises(ValueError, match="another film"):  # it would differ by rounding
+        two.alone.remember("film", memory.write())
+
+
+@FIRST
+def test_a_task_that_is_refused_leaves_the_ranks_together(two: Two) -> None:
+    with pytest.raises(ValueError, match="999"):
+        two.leader.stream(two.task(num_frames=999), ignore)
+    assert len(two.leader.generate(two.task(), ignore)) == two.task().num_frames
+
+
+def test_what_ranks_cannot_share_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    wan = load_model("wan-2.1", folders["wan-2.1"], "cpu")
+    check_spread(wan, 2, "ulysses")
+    with pytest.raises(ValueError, match="2 heads of attention: 3 cannot share them"):
+        check_spread(wan, 3, "ulysses")
+    check_spread(wan, 3, "ring")  # which shares tokens alone
+    with pytest.raises(ValueError, match="by 'rope'"):
+        check_spread(wan, 2, "rope")
+    add("cogvideox", build("cogvideox", tmp_path / "wild"), tmp_path, Wishes(), None)
+    other = load_model("cogvideox", tmp_path / "cogvideox", "cpu")
+    with pytest.raises(ValueError, match="CogVideoXTransformer3DModel is none of"):
+        check_spread(other, 2, "ulysses")
+    with pytest.raises(ValueError, match="ranks share open weights"):
+        check_spread(load_model("pocket", None, "cpu"), 2, "ulysses")
+
+
+def test_a_task_comes_out_of_its_parcel_as_it_went_in() -> None:
+    pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    shot = Shot("one", 9, 3, references=(Reference(pixels[::-1], name="rex", strength=0.5),))
+    task = order(
+        seed=2**63 - 1,
+        first_frame=pixels.transpose(1, 0, 2),
+        video=np.stack([pixels, pixels + 1]),
+        video_fps=16.0,
+        keyframes=(Keyframe(pixels, 3),),
+        shots=(shot,),
+    )
+    same(unwrap(wrap_up(task)), task)
+
+
+def same(one: Any, other: Any) -> None:
+    """Equal in all parts."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            same(*pair)
+    elif hasattr(one, "__dataclass_fields__"):
+        same(tuple(vars(one)), tuple(vars(other)))
+        same(tuple(vars(one).values()), tuple(vars(other).values()))
+    else:
+        assert one == other
+
+
+class Counter:
+    """A model that makes one frame a step, and may fail or wait after one of them."""
+
+    weights_sha256 = "0"
+
+    def __init__(self, card: ModelCard, after: Callable[[int], None] = lambda step: None) -> None:
+        self.card = card
+        self.after = after
+        self.steps: list[int] = []
+
+    def generate(self, task: Task, on_step: OnStep) -> Frames:
+        return np.concatenate(list(self.stream(task, on_step)))
+
+    def remember(self, identity: str, written: bytes | None = None) -> Memory:
+        raise NotImplementedError
+
+    def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
+        for step in range(task.num_inference_steps):
+            on_step(Step("denoising", step, task.num_inference_steps))
+            self.steps.append(step)
+            self.after(step)
+            yield np.zeros((1, 1, 1, 3), np.uint8)
+
+
+@dataclass
+class Following:
+    """A follower on a thread, and how it ended."""
+
+    thread: threading.Thread
+    raised: list[BaseException]
+
+
+def lead_one(leader: Counter, follower: Counter) -> tuple[Leader, Following, Connection]:
+    """Two models as two ranks."""
+    ours, theirs = Pipe()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            follow(follower, theirs)
+        except BaseException as error:
+            raised.append(error)
+            theirs.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return Leader(leader, [ours], "word"), Following(thread, raised), ours
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    return read_card(model_folder("pocket") / "card.json")
+
+
+def fail(at: int) -> Callable[[int], None]:
+    def after(step: int) -> None:
+        if step == at:
+            raise ArithmeticError("no numbers")
+
+    return after
+
+
+def test_a_failure_of_all_ranks_is_a_films_own(card: ModelCard) -> None:
+    mine, other = Counter(card, fail(2)), Counter(card, fail(2))
+    leader, following, line = lead_one(mine, other)
+    for _ in range(2):
+        with pytest.raises(ArithmeticError):
+            leader.generate(order(), ignore)
+    mine.after = other.after = fail(99)
+    assert len(leader.generate(order(), ignore)) == STEPS
+    line.close()
+    following.thread.join(5)
+    assert following.raised == []
+    assert mine.steps == other.steps == [0, 1, 2] * 3
+
+
+def test_a_film_that_is_not_read_to_its_end_leaves_the_ranks_together(card: ModelCard) -> None:
+    mine, other = Counter(card), Counter(card)
+    leader, _, _ = lead_one(mine, other)
+    film = leader.stream(order(), ignore)
+    next(film)
+    film.close()  # as a generator is when its reader fails
+    assert mine.steps == other.steps == [0]
+    assert len(leader.generate(order(), ignore)) == STEPS
+    assert mine.steps == other.steps == [0, 0, 1, 2]
+
+
+def test_a_rank_that_fails_alone_ends(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE_S", 0.2)
+    leader, following, _ = lead_one(Counter(card), Counter(card, fail(1)))
+    with pytest.raises(RanksApart, match="gone"):
+        leader.generate(order(num_inference_steps=50), lambda step: threading.Event().wait(0.05))
+    following.thread.join(5)
+    assert isinstance(following.raised[0], ArithmeticError)
+
+
+def test_a_rank_that_is_left_waiting_is_not_waited_for(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "PATIENCE_S", 0.2)
+    left = threading.Event()
+    leader, _, _ = lead_one(
+        Counter(card, fail(1)), Counter(card, lambda step: left.wait(5) and None)
+    )
+    for match in ("rank 1 does not end its film", "not ended by all"):
+        with pytest.raises(RanksApart, match=match):
+            leader.generate(order(), ignore)
+    left.set()
