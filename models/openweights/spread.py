@@ -113,8 +113,25 @@ def spread(pipe: Any, device: str, way: str) -> None:
     warnings.filterwarnings("ignore", ".*all_gather_tensor", FutureWarning)
     shape = tuple(dist.get_world_size() if axis == way else 1 for axis in AXES)
     mesh = init_device_mesh(torch.device(device).type, shape, mesh_dim_names=AXES)
+    from diffusers.hooks import context_parallel
+
+    context_parallel._all_gather_anything = put_together
     for name in denoisers_of(pipe):
         share(getattr(pipe, name), mesh, way)
+
+
+def put_together(share: Tensor, dim: int, group: Any) -> Tensor:
+    """Shares of tokens, some with one more than others, as one tensor in all ranks. Differs from
+    diffusers' own: they are sent at one length, for gloo gathers no others."""
+    from diffusers.models._modeling_parallel import gather_size_by_comm
+
+    lengths = gather_size_by_comm(share.shape[dim], group)
+    lacking = list(share.shape)
+    lacking[dim] = max(lengths) - share.shape[dim]
+    even = torch.cat([share, share.new_zeros(lacking)], dim)
+    shares = [torch.empty_like(even) for _ in lengths]
+    dist.all_gather(shares, even, group=group)
+    return torch.cat([one.narrow(dim, 0, n) for one, n in zip(shares, lengths, strict=True)], dim)
 
 
 def share(network: Any, mesh: Any, way: str) -> None:
