@@ -8,11 +8,11 @@ that were uploaded. How key latents are made is not known here.
 
 What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 frames from 13 keys):
 
-| quality  | base            | interpolation | decoder | upsampler | its decoder | sum |
-|----------|-----------------|---------------|---------|-----------|-------------|-----|
-| draft    | 4 distilled: 26 | 1 step: 14    | 17      | 1: 34     | 35          | 126 |
-| standard | 8 distilled: 53 | 4 steps: 55   | 22      | 3: 102    | 35          | 267 |
-| high     | 16 guided: 210  | 8 steps: 110  | 22      | 6: 204    | 35          | 581 |
+| quality  | base            | interpolation | decoder | upsampler | estimate, decoder | sum |
+|----------|-----------------|---------------|---------|-----------|-------------------|-----|
+| draft    | 8 distilled: 53 | 1 step: 14    | 17      | 1: 34     | 134               | 252 |
+| standard | 16 guided: 210  | 4 steps: 55   | 22      | 3: 102    | 134               | 523 |
+| high     | 32 guided: 420  | 8 steps: 110  | 22      | 6: 204    | 134               | 890 |
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -142,7 +142,7 @@ class UpsamplerConfig:
     detail_gain: float = 8.0
     enlarger_width: int = 48  # channels of the regression that denoising begins with
     enlarger_blocks: int = 3
-    start: float = 0.3  # schedule coordinate u, in (0, 1], to which the estimate is noised
+    start: float = 0.2  # schedule coordinate u, in (0, 1], to which the estimate is noised
 
     @property
     def fold(self) -> int:
