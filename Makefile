@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz chaos fleet open containers check audit format up
+.PHONY: help setup demo test fuzz chaos fleet open gpu containers check audit format up
 
 help:
 	@echo "make demo    one prompt through the real service: out/demo.mp4 and out/demo.png"
@@ -15,6 +15,7 @@ help:
 	@echo "make chaos   500 jobs while random parts of the service die, then an audit: reports/chaos.json"
 	@echo "make fleet   four workers beside one, a long queue beside none, checkpoints: reports/fleet.json"
 	@echo "make open    adapters of open weights beside plain diffusers: reports/openweights.json"
+	@echo "make gpu     Wan's shapes on a CUDA machine beside plain diffusers: reports/gpu.json"
 	@echo "make containers  builds the images and proves them on a Docker engine: reports/containers.json"
 	@echo "make check   ruff, mypy, the import contracts, the audit"
 	@echo "make audit   known vulnerabilities of what is installed, where an index answers"
@@ -51,6 +52,10 @@ fleet: $(STAMP)
 # What the adapters of open weights cost and gain beside plain diffusers; wants a quiet machine.
 open: $(STAMP)
 	$(BIN)/python -W ignore -m tests.openbench
+
+# Seconds a step, memory, FLOPs; for a GPU to itself. Exits with 2 where there is none.
+gpu: $(STAMP)
+	@$(BIN)/python -W ignore -m tests.gpubench
 
 containers: $(STAMP)
 	$(BIN)/python -m tests.containers

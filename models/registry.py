@@ -7,6 +7,7 @@ import torch
 from models.catalog import MODELS_DIR, OPEN, card_paths, read_card
 from models.openweights import spread as spreading
 from models.openweights.loading import load_openweights
+from models.openweights.memory import FLOAT8, INT8
 from models.openweights.pipeline import OpenModel
 from models.protocol import ResumableModel, VideoModel
 from models.videoldm.pipeline import load_videoldm
@@ -14,8 +15,7 @@ from models.videoldm.staged import staged
 from models.videoldm.weights import WeightsError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-NARROW = "float8"
+STORED = (FLOAT8, INT8)  # of open weights
 
 
 def model_folder(model_id: str, models_dir: Path = MODELS_DIR) -> Path:
@@ -30,14 +30,23 @@ def model_folder(model_id: str, models_dir: Path = MODELS_DIR) -> Path:
 
 
 def load_model(
-    model_id: str, folder: Path | None = None, device: str = "auto", dtype: str = "auto"
+    model_id: str,
+    folder: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    attention: str = "auto",
+    compiled: str = "auto",
 ) -> VideoModel:
     """Load a model from its folder; without a folder, one of the embedded models.
 
     device  as torch names it; "auto" takes a GPU if there is one
-    dtype   "auto" is bfloat16 on a GPU and float32 on a CPU; "float8" stores the denoisers of
-            open weights in eight bits and computes as "auto"
-    raises  ValueError for an unknown model, device or dtype, or a folder of another model;
+    dtype   "auto" is bfloat16 on a GPU and float32 on a CPU; "float8" and "int8" store the
+            denoisers of open weights in eight bits and compute as "auto"
+    attention, compiled
+            of open weights in the quality `fast`; see `models.openweights.loading`
+    raises  ValueError for an unknown model, device or dtype, a folder of another model, or an
+            option that cannot be had here;
             WeightsError for files that are missing, damaged or misfitting; FolderError for
             open weights that are
     """
@@ -50,9 +59,11 @@ def load_model(
     if card.id != model_id:
         raise ValueError(f"{folder} holds model {card.id!r}, not {model_id!r}")
     if card.kind == OPEN:
-        narrow = dtype == NARROW
-        wide = _dtype("auto" if narrow else dtype, chosen)
-        return load_openweights(folder, chosen, wide, narrow=narrow)
+        stored = dtype if dtype in STORED else ""
+        wide = _dtype("auto" if stored else dtype, chosen)
+        return load_openweights(
+            folder, chosen, wide, stored=stored, attention=attention, compiled=compiled
+        )
     return staged(load_videoldm(folder, chosen, _dtype(dtype, chosen)))
 
 
@@ -86,6 +97,6 @@ def _dtype(name: str, device: str) -> torch.dtype:
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     if name not in DTYPES:
         raise ValueError(
-            f"dtype {name!r} is none of {['auto', *DTYPES]}, for open weights {NARROW}"
+            f"dtype {name!r} is none of {['auto', *DTYPES]}, for open weights {' or '.join(STORED)}"
         )
     return DTYPES[name]

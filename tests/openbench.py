@@ -73,12 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["details"] |= {
         "processor": platform.processor() or platform.machine(),
         "threads": asked.threads,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": versions(),
     }
-    asked.json.parent.mkdir(parents=True, exist_ok=True)
-    asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    write_report(report, asked.json)
     return 0
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that what is measured depends on."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Into a file, and for whoever waits."""
+    text = json.dumps(report, indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
 
 
 def time_adapter(scale: Scale, rounds: int, folder: Path) -> dict[str, Any]:
@@ -123,19 +134,29 @@ def wan_of(scale: Scale, folder: Path) -> Path:
 
     torch.manual_seed(0)
     parts = wan()
-    parts["transformer"] = diffusers.WanTransformer3DModel(
+    parts["transformer"] = denoiser_of(scale, parts["text_encoder"].config.d_model)
+    save(diffusers.WanPipeline(**parts), folder)
+    return folder
+
+
+def denoiser_of(scale: Scale, text_dim: int) -> Any:
+    """A network of Wan's kind with random weights, in the default type and on the default device.
+
+    text_dim  numbers of a token of the text encoder
+    """
+    import diffusers
+
+    return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=scale.heads,
         attention_head_dim=scale.head_width,
         in_channels=16,
         out_channels=16,
-        text_dim=parts["text_encoder"].config.d_model,
+        text_dim=text_dim,
         freq_dim=256,
         ffn_dim=scale.ffn,
         num_layers=scale.layers,
     ).eval()
-    save(diffusers.WanPipeline(**parts), folder)
-    return folder
 
 
 def load(folder: Path, scale: Scale, models_dir: Path) -> OpenModel:
@@ -162,8 +183,9 @@ def task_of(model: OpenModel, scale: Scale) -> Task:
     )
 
 
-def plain(pipe: Any, task: Task) -> Frames:
-    """The film as diffusers' documentation makes it, with a scheduler as fresh as ours."""
+def plain(pipe: Any, task: Task, **more: Any) -> Frames:
+    """The film as diffusers' documentation makes it, with a scheduler as fresh as ours; what else
+    the pipeline is to be called with goes by its name."""
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     made = pipe(
@@ -176,6 +198,7 @@ def plain(pipe: Any, task: Task) -> Frames:
         guidance_scale=task.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(task.seed),
         output_type="np",
+        **more,
     )
     return to_frames(made.frames[0])
 

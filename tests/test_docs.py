@@ -10,6 +10,8 @@ from threading import Event, Thread
 
 from redis import Redis
 
+from models.openweights.__main__ import parser
+from models.openweights.families import FAMILIES
 from service.metrics import Metrics
 from tests.conftest import Valkey, valkey_binary
 from worker.jobs import keys, transport
@@ -22,6 +24,7 @@ from worker.jobs.store import JobStore
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+FAMILY_PAGES = sorted((ROOT / "docs" / "models").glob("*.md"))
 OPERATIONS = ROOT / "docs" / "operations.md"
 
 
@@ -32,6 +35,24 @@ def words(page: Path, pattern: str) -> set[str]:
 def test_the_readme_names_every_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES if f"docs/{page.name}" not in readme] == []
+
+
+def test_the_page_of_a_family_tells_weights_licence_command_memory_and_what_was_measured() -> None:
+    known = {option for action in parser()._actions for option in action.option_strings}
+    told = ""
+    for page in FAMILY_PAGES:
+        text = page.read_text(encoding="utf-8")
+        told += text
+        for must in ("**Licence.**", "$ praxino models add ", "$ praxino up --model "):
+            assert must in text, (page.name, must)
+        assert re.search(r"`[\w-]+/[\w.-]+`|/srv/[\w.-]+", text), page.name
+        memory = text.partition("**Memory and time.**")[2]
+        assert re.search(r"\d GB", memory), page.name
+        assert "measured" in memory, page.name
+        for command in re.findall(r"models add (.*(?:\\\n.*)*)", text):
+            assert set(re.findall(r"(?<= )--[a-z]+", command)) <= known, command
+    titles = {family.title for family, _ in FAMILIES.values()}
+    assert [title for title in titles if title.split()[-1] not in told] == []
 
 
 def test_pages_name_files_and_settings_that_exist() -> None:

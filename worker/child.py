@@ -44,7 +44,7 @@ EXIT_ORPHANED = 4
 EXIT_UNUSABLE = 3
 PR_SET_PDEATHSIG = 1
 
-Loader = Callable[[str, Path | None, str, str], VideoModel]
+Loader = Callable[..., VideoModel]  # see `model_loader` among the settings
 
 
 class Orders:
@@ -218,7 +218,9 @@ def load_model(config: ChildConfig) -> VideoModel:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"model_loader {config.loader!r} names no function: {error}") from error
     folder = config.weights_dir or registered_folder(config.data_dir, config.model)
-    return loader(config.model, folder, config.device, config.dtype)
+    asked = {"attention": config.fast_attention, "compiled": config.fast_compile}
+    options = {name: value for name, value in asked.items() if value != "auto"}
+    return loader(config.model, folder, config.device, config.dtype, **options)
 
 
 def open_results(data_dir: Path) -> ArtifactStore:

@@ -54,6 +54,8 @@ class ChildConfig(BaseModel):
     checkpoint_overhead: float = 0.01
     ranks: int = 1  # processes that make a film together; the child is the first
     ranks_by: str = "ulysses"
+    fast_attention: str = "auto"
+    fast_compile: str = "auto"
 
 
 class LoadFailed(Exception):
@@ -266,6 +268,8 @@ class Launcher:
             checkpoint_overhead=settings.checkpoint_overhead,
             ranks=settings.ranks,
             ranks_by=settings.ranks_by,
+            fast_attention=settings.fast_attention,
+            fast_compile=settings.fast_compile,
         )
 
 

@@ -70,6 +70,8 @@ def read_config() -> ChildConfig:
         shelf_dir=settings.shelf_dir,
         encoder=settings.encoder,
         storage_patience_s=settings.storage_patience_s,
+        fast_attention=settings.fast_attention,
+        fast_compile=settings.fast_compile,
     )
 
 

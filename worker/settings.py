@@ -26,12 +26,18 @@ class WorkerSettings(JobSettings):
     gpu_class: str = ""
     weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
-    dtype: str = "auto"  # "auto", "float32", "bfloat16", "float16"; of open weights "float8"
+    # "auto", "float32", "bfloat16", "float16"; of open weights "float8", "int8" as well
+    dtype: str = "auto"
     # GPUs of this machine that make each film together, all alike; open weights of some families
     ranks: Annotated[int, Field(ge=1, le=64)] = 1
     ranks_by: Literal["ulysses", "ring"] = "ulysses"  # how they share attention
     torch_threads: Annotated[int, Field(ge=0)] = 0  # 0 leaves the choice to torch
-    # "module:function", called as function(model, weights_dir, device, dtype) -> VideoModel
+    # Of open weights in quality fast: the attention kernel, as diffusers names it, and whether
+    # blocks are compiled; "auto" is the best kernel that is here, and compiles on CUDA only
+    fast_attention: str = "auto"
+    fast_compile: Literal["auto", "on", "off"] = "auto"
+    # "module:function", called as function(model, weights_dir, device, dtype) -> VideoModel, with
+    # `attention` and `compiled` where those two are set
     model_loader: str = "models.registry:load_model"
     encoder: str = "auto"  # "auto" tries NVENC first; or "libx264", "h264_nvenc"
 

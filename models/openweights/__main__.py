@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,17 @@ from models.catalog import (
     turbo_path,
 )
 from models.openweights.families import Family, Wishes, adjust, card_fields, read_family
-from models.openweights.folder import INDEX, Checkpoint, digest, read_checkpoint, stamp
+from models.openweights.folder import (
+    INDEX,
+    NOTHING,
+    Checkpoint,
+    digest,
+    read_checkpoint,
+    stamp,
+)
 from models.openweights.hub import find
 from models.openweights.lora import copy
+from models.openweights.progress import DENOISERS
 
 Lora = tuple[str, str, Path]  # id, the word that calls it, file
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -43,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loras = [read_lora(text) for text in asked.lora]
         path = asked.path or find(asked.hub, asked.revision, asked.online)
         turbo = None if asked.turbo is None else read_turbo(asked.turbo)
+        packed = read_packed(asked.gguf)
         place = (asked.name, path, asked.models_dir)
-        summary = add(*place, wishes, asked.licence, loras, asked.hub, turbo)
+        summary = add(*place, wishes, asked.licence, loras, asked.hub, turbo, packed)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
@@ -79,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="STEPS=FILE",
         help="LoRA that makes films in so few steps without guidance: quality `turbo`",
     )
+    options.add_argument(
+        "--gguf",
+        action="append",
+        default=[],
+        metavar="[PART=]FILE",
+        help="GGUF file for the weights of the denoiser, `transformer` unless PART says otherwise",
+    )
     options.add_argument("--licence", help="as shown to callers; else what the folder says")
     return options
 
@@ -100,6 +116,15 @@ def read_turbo(text: str) -> tuple[int, Path]:
     return int(steps), Path(file)
 
 
+def read_packed(texts: Sequence[str]) -> dict[str, Path]:
+    """`FILE` or `PART=FILE`, each, by part. raises ValueError if two are of one part"""
+    pairs = [text.rpartition("=") for text in texts]
+    packed = {part or DENOISERS[0]: Path(file).resolve() for part, _, file in pairs}
+    if len(packed) < len(texts):
+        raise ValueError("--gguf: two files of one part; say PART=FILE, as transformer_2=FILE")
+    return packed
+
+
 def add(
     name: str,
     path: Path,
@@ -109,12 +134,14 @@ def add(
     loras: Sequence[Lora] = (),
     hub: str | None = None,
     turbo: tuple[int, Path] | None = None,
+    packed: Mapping[str, Path] = NOTHING,
 ) -> str:
     """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
 
     loras   copied beside the card: id, the word that calls it, file
     hub     id under which the folder was found, if it was
     turbo   likewise: the steps that are enough, file
+    packed  GGUF files by the part whose weights they are; not copied
 
     raises FolderError, OSError; ValueError for a name that is taken or not allowed
     """
@@ -124,7 +151,7 @@ def add(
         )
     if name in read_catalog(MODELS_DIR, models_dir):
         raise ValueError(f"name {name!r} is taken; `praxino models remove {name}` frees it")
-    checkpoint = read_checkpoint(path.resolve())
+    checkpoint = read_checkpoint(path.resolve(), packed)
     family = adjust(read_family(checkpoint), wishes)
     created = int((checkpoint.folder / INDEX).stat().st_mtime)
     card = card_fields(name, family, checkpoint, licence or read_licence(checkpoint), created)
@@ -132,6 +159,7 @@ def add(
         "folder": str(checkpoint.folder),
         "stamp": stamp(checkpoint),
         "sha256": digest(checkpoint),
+        "gguf": {part: str(file) for part, file in packed.items()},
     } | ({"hub": hub, "revision": checkpoint.folder.name} if hub else {})
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:

@@ -28,6 +28,7 @@ class Adapter:
     sibling    the pipeline class that makes a kind of task of the same parts, if another does
     joined     what its networks are asked has rows of these for each film, the first as many as the
                answer; films of other families are made one by one
+    masked     its networks' attention is told which words count
     contexts   frames of a film that a clip may begin with: as a clip, the most first, or as a first
                frame, which is the last
     equip      called once with the checkpoint's folder, for parts that its index does not name
@@ -42,6 +43,7 @@ class Adapter:
     during: Callable[[Any, Task], AbstractContextManager[None]] = lambda pipe, task: nullcontext()
     sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None
     joined: tuple[str, ...] = ()
+    masked: bool = False
     contexts: tuple[int, ...] = (1,)
     equip: Callable[[Any, Path], None] = lambda pipe, folder: None
     loops: Callable[[Task], int] = lambda task: 1

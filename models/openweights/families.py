@@ -10,6 +10,7 @@ from typing import Any
 
 from models.catalog import OPEN
 from models.openweights.folder import SUBJECTS, Checkpoint, FolderError
+from models.openweights.progress import DENOISERS
 from models.openweights.tiers import FAST
 
 MAX_STEPS = 200
@@ -44,6 +45,7 @@ class Family:
     fast: bool = False  # made of blocks that diffusers' step cache knows
     batches: bool = True  # films of words may share the passes of its networks
     loras: bool = True  # may be changed by LoRA files
+    packs: bool = False  # a GGUF file may be its denoiser
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
 
 
@@ -174,6 +176,7 @@ WAN = Family(
     adapter="wan",
     title="Wan",
     fast=True,
+    packs=True,
     tasks=frozenset({"text"}),
     sizes=(*P480, *P720),
     multiple=16,
@@ -189,6 +192,7 @@ LTX = Family(
     adapter="ltx",
     title="LTX-Video",
     fast=True,
+    packs=True,
     tasks=frozenset({"text", "image", "first_last_frame"}),
     sizes=("704x512", "512x704", "768x512", "512x768", "1216x704", "704x1216"),
     multiple=32,
@@ -262,6 +266,7 @@ LTX2 = replace(
     keyframes=0,  # they could be placed at every eighth frame only
     title="LTX-2",
     fast=False,
+    packs=False,
     sizes=("768x512", "512x768", "960x544", "544x960", "1280x704", "704x1280"),
     default_frames=121,
     max_frames=481,
@@ -364,6 +369,10 @@ def read_family(checkpoint: Checkpoint) -> Family:
     missing = [name for name in family.needs if name not in checkpoint.configs]
     if missing:
         raise FolderError(f"{checkpoint.folder}: {', '.join(missing)}: not named by its index")
+    if checkpoint.packed and not family.packs:
+        raise FolderError(f"{checkpoint.folder}: {family.title} takes no GGUF file")
+    if strange := sorted(set(checkpoint.packed) - set(DENOISERS)):
+        raise FolderError(f"{checkpoint.folder}: a GGUF file is for {strange[0]}, no denoiser")
     if "image" in family.tasks:  # a clip may begin with the end of another
         more = {"extend", "story"} if "text" in family.tasks else {"extend"}
         family = replace(family, tasks=family.tasks | more)

@@ -1,14 +1,17 @@
 """A checkpoint in diffusers' layout, as it lies on disk: what it says and whether it is whole.
 
-Reads JSON and the headers of safetensors files; never a weight, and never loads torch.
+A denoiser's weights may be a GGUF file instead, in its part's folder or anywhere else. Reads JSON
+and the headers of weight files; never a weight, and never loads torch.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from models.openweights import gguf
 
 INDEX = "model_index.json"
 # Others would be code that came with the weights; the last is a folder of diffusers' own.
@@ -27,6 +30,7 @@ SUBJECTS = "ip_adapter"  # folder of a file that no index names: an IP-Adapter
 DECIDING = (".json", ".txt", ".model", ".jinja")  # of files beside weights, what decides films
 MAX_HEADER_BYTES = 2**27
 CHUNK_BYTES = 2**22
+NOTHING: Mapping[str, Path] = {}
 
 
 class FolderError(ValueError):
@@ -40,7 +44,8 @@ class Checkpoint:
     folder: Path
     index: dict[str, Any]
     configs: dict[str, dict[str, Any]]  # of each part that is there
-    weights: tuple[Path, ...]  # in name order, relative to the folder
+    weights: tuple[Path, ...]  # in name order, relative to the folder; GGUF files maybe elsewhere
+    packed: dict[str, Path] = field(default_factory=dict)  # GGUF files, by the part they are of
 
     @property
     def pipeline(self) -> str:
@@ -53,26 +58,40 @@ class Checkpoint:
         return sum((self.folder / path).stat().st_size for path in self.weights)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, packed: Mapping[str, Path] = NOTHING) -> Checkpoint:
     """Read a folder and see that every part which its index names is whole.
 
-    raises FolderError naming what is missing or damaged
+    packed  GGUF files to take for the weights of parts; a part without other weights has its own
+    raises  FolderError naming what is missing or damaged
     """
     if not folder.is_dir():
         raise FolderError(f"{folder}: no such folder")
     index = read_json(folder / INDEX)
     parts = {name: value for name, value in index.items() if is_part(name, value)}
+    if strange := sorted(set(packed) - set(parts)):
+        raise FolderError(f"{folder}: has no part {', '.join(strange)} for a GGUF file")
     configs: dict[str, dict[str, Any]] = {}
     weights: list[Path] = []
+    found: dict[str, Path] = {}
     for name, (library, kind) in sorted(parts.items()):
         if library not in LIBRARIES:
             raise FolderError(f"{folder}: {name} is made by {library!r}, not by {LIBRARIES}")
         configs[name] = read_part(folder / name)
         if not any(word in kind for word in WEIGHTLESS):
-            weights += check_weights(folder / name)
+            path = packed.get(name) or own_gguf(folder / name)
+            if path is not None:
+                found[name] = path
+                check_gguf(path)
+            weights += check_weights(folder / name) if path is None else [path]
     weights += check_subjects(folder / SUBJECTS)
-    relative = tuple(sorted(path.relative_to(folder) for path in weights))
-    return Checkpoint(folder, index, configs, relative)
+    return Checkpoint(
+        folder, index, configs, tuple(sorted(below(path, folder) for path in weights)), found
+    )
+
+
+def below(path: Path, folder: Path) -> Path:
+    """A path relative to a folder that it is in; any other as it is."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def is_part(name: str, value: object) -> bool:
@@ -106,6 +125,31 @@ def check_weights(folder: Path) -> list[Path]:
             check_file(path)
         return paths
     raise FolderError(f"{folder}: has no weights: {' or '.join(WEIGHTS)}.safetensors")
+
+
+def own_gguf(folder: Path) -> Path | None:
+    """The GGUF file in a part's folder, if there are no other weights. raises FolderError where it
+    is one of several"""
+    plain = (folder / f"{stem}.safetensors{end}" for stem in WEIGHTS for end in ("", ".index.json"))
+    paths = list(gguf.files_in(folder))
+    if not paths or any(path.is_file() for path in plain):
+        return None
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise FolderError(f"{folder}: holds {names}: say with --gguf which is meant")
+    return paths[0]
+
+
+def check_gguf(path: Path) -> None:
+    """See that a GGUF file is as long as its header says. raises FolderError"""
+    try:
+        expected, found = gguf.expected_bytes(path), path.stat().st_size
+    except OSError as error:
+        raise FolderError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FolderError(f"{path}: is no GGUF file that can be read: {error}") from error
+    if found < expected:  # what pads the last tensor may be there or not
+        raise FolderError(f"{path}: holds {found} bytes, not {expected}: fetch it again")
 
 
 def check_subjects(folder: Path) -> list[Path]:
@@ -155,7 +199,7 @@ def digest(checkpoint: Checkpoint) -> str:
     """Hex digest over every config and weight file, in name order. Reads all of them."""
     total = hashlib.sha256()
     for path in deciding_files(checkpoint):
-        total.update(f"{path.as_posix()}\n".encode())
+        total.update(f"{path.name if path.is_absolute() else path.as_posix()}\n".encode())
         with (checkpoint.folder / path).open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 total.update(chunk)

@@ -44,6 +44,7 @@ def begun(frames: list[Image.Image]) -> Any:
 LTX = Adapter(
     arguments,
     contexts=(9, 1),
+    masked=True,
     joined=(
         "hidden_states",
         "encoder_hidden_states",

@@ -1,7 +1,8 @@
 """A checkpoint's parts on a device, as the plan for its memory says; see `models.openweights.plan`.
 
-Weights may be stored in eight bits, two to a number of the denoisers' sixteen: layers are widened
-while they work. That changes films a little, so it is never chosen here, only asked for.
+Weights of denoisers may be stored in eight bits, as floats here, as integers when they are loaded:
+layers are widened while they work. That changes films a little, so it is never chosen here, only
+asked for.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from models.openweights.progress import DENOISERS
 TILED = ("enable_tiling", "enable_slicing")
 TEXT_ENCODERS = "text_encoder"  # how their names begin
 EXACT = Plan()  # all parts on the device
-STORED = torch.float8_e4m3fn
+FLOAT8, INT8 = "float8", "int8"  # what may be asked for
 
 
 @dataclass
@@ -25,13 +26,13 @@ class Place:
     pipe: Any
     device: str
     plan: Plan = EXACT
-    narrow: bool = False  # denoisers are stored in eight bits
+    stored: str = ""  # FLOAT8 or INT8, if denoisers are stored so
     _hooked: Any = None
 
     def __str__(self) -> str:
         """What of it decides how numbers are rounded."""
         kinds = {str(part.dtype) for part in modules_of(self.pipe)}
-        stored = f" {STORED}" if self.narrow else ""
+        stored = f" {self.stored}" if self.stored else ""
         device = torch.device(self.device).type
         return f"{device} {sorted(kinds)}{stored}{' tiled' if self.plan.tiled else ''}"
 
@@ -49,24 +50,24 @@ class Place:
         return pipe
 
 
-def settle(pipe: Any, device: str, pixels: int, *, narrow: bool = False) -> Place:
+def settle(pipe: Any, device: str, pixels: int, stored: str = "") -> Place:
     """Put a pipeline on its device, as the memory that is free there allows.
 
     pixels  width * height of its largest film
-    narrow  store the denoisers in eight bits
+    stored  FLOAT8: store the denoisers so; INT8: they are stored so already
     """
-    if narrow:
+    if stored == FLOAT8:
         for name in denoisers_of(pipe):
             getattr(pipe, name).enable_layerwise_casting(
-                storage_dtype=STORED, compute_dtype=getattr(pipe, name).dtype
+                storage_dtype=torch.float8_e4m3fn, compute_dtype=getattr(pipe, name).dtype
             )
     plan = EXACT
     if device.startswith("cuda"):
         plan = choose(torch.cuda.mem_get_info(device)[0], sizes_of(pipe, pixels))
-    return put(pipe, device, plan, narrow=narrow)
+    return put(pipe, device, plan, stored)
 
 
-def put(pipe: Any, device: str, plan: Plan, *, narrow: bool = False) -> Place:
+def put(pipe: Any, device: str, plan: Plan, stored: str = "") -> Place:
     """Put a pipeline on a device as a plan says."""
     for name in TILED if plan.tiled else ():
         if hasattr(pipe.vae, name):
@@ -75,7 +76,7 @@ def put(pipe: Any, device: str, plan: Plan, *, narrow: bool = False) -> Place:
         visit(pipe, device, plan)
     elif plan.place != PARTS:
         pipe = pipe.to(device)
-    return Place(pipe, device, plan, narrow)
+    return Place(pipe, device, plan, stored)
 
 
 def visit(pipe: Any, device: str, plan: Plan) -> None:
@@ -117,7 +118,16 @@ def sizes_of(pipe: Any, pixels: int) -> Sizes:
 
 def bytes_of(part: torch.nn.Module) -> int:
     """Of a part's weights, as they are loaded."""
-    return sum(weight.numel() * weight.element_size() for weight in part.parameters())
+    return sum(stored_bytes(weight) for weight in part.parameters())
+
+
+def stored_bytes(weight: Any) -> int:
+    """Of one tensor. Of one that stands for others, as eight-bit integers and their scales, those
+    count: it tells the number of elements and the type that it would be widened to."""
+    if hasattr(weight, "__tensor_flatten__"):
+        names, _ = weight.__tensor_flatten__()
+        return sum(stored_bytes(getattr(weight, name)) for name in names)
+    return int(weight.numel() * weight.element_size())
 
 
 def denoisers_of(pipe: Any) -> list[str]:

@@ -26,7 +26,7 @@ from models.openweights.replay import SCHEDULERS, remembered
 from models.openweights.segments import LONG, Lengths, Reports, plan
 from models.openweights.sharing import at_place
 from models.openweights.snapshots import FilmMemory, read_snapshot
-from models.openweights.tiers import FAST, made_in
+from models.openweights.tiers import FAST, PLAIN, Means, made_in
 from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
 
 
@@ -38,6 +38,7 @@ class OpenModel:
     weights_sha256: str
     adapter: Adapter
     place: Place
+    means: Means = PLAIN  # of the quality `fast`
     prompts: PromptCache = field(default_factory=PromptCache)
     share: Callable[[Any], Any] = lambda pipe: pipe  # its networks as other films share them
 
@@ -91,7 +92,7 @@ class OpenModel:
             stack.enter_context(applied(pipe, *change_of(task)))
             stack.enter_context(self.prompts.over(pipe))
             stack.enter_context(self.adapter.during(pipe, task))
-            stack.enter_context(made_in(pipe, task.quality))
+            stack.enter_context(made_in(pipe, task.quality, self.means))
             if memory is not None and task.quality != FAST:
                 assert isinstance(memory, FilmMemory)
                 stack.enter_context(remembered(pipe, arguments["generator"], memory))

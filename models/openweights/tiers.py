@@ -2,22 +2,43 @@
 `turbo` is a LoRA that makes do with few steps, see `models.openweights.lora`.
 
 First-block cache: where the first block of a network answers nearly what it did a step ago, what
-the other blocks added then is added again. It is on for one job only, and holds nothing afterwards.
-A fast film is not gone on with from a checkpoint: the cache would begin empty, and the film change.
+the other blocks added then is added again. Besides, `fast` may compute attention by another kernel
+and have blocks compiled. All of it is on for one film only, and holds nothing afterwards. A fast
+film is not gone on with from a checkpoint: the cache would begin empty, and the film change.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from models.openweights.attention import NATIVE, only_for
 from models.openweights.progress import DENOISERS
 
 FAST = "fast"
 TOLERANCE = 0.1  # relative change of the first block's answer below which the others are left out
 
 
+class Compiles(Protocol):
+    """See `models.openweights.regions.Compiler`."""
+
+    def over(self, network: Any) -> AbstractContextManager[None]:
+        """Have a network's repeated blocks compiled while this is entered."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What `fast` uses besides the cache."""
+
+    attention: str = NATIVE  # the kernel
+    compiler: Compiles | None = None
+
+
+PLAIN = Means()
+
+
 @contextmanager
-def made_in(pipe: Any, quality: str | None) -> Iterator[None]:
+def made_in(pipe: Any, quality: str | None, means: Means = PLAIN) -> Iterator[None]:
     """Have a pipeline work in a tier while this is entered."""
     if quality != FAST:
         yield
@@ -26,8 +47,16 @@ def made_in(pipe: Any, quality: str | None) -> Iterator[None]:
         for name in DENOISERS:
             network = getattr(pipe, name, None)
             if network is not None:
-                stack.enter_context(cached(network))
+                for mean in hurried(network, means):  # hooks of the cache are outermost
+                    stack.enter_context(mean)
         yield
+
+
+def hurried(network: Any, means: Means) -> Iterator[AbstractContextManager[None]]:
+    """Everything that makes a network fast, in the order in which it is put around it."""
+    yield nullcontext() if means.attention == NATIVE else only_for(network, means.attention)
+    yield nullcontext() if means.compiler is None else means.compiler.over(network)
+    yield cached(network)
 
 
 @contextmanager

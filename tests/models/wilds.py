@@ -42,11 +42,11 @@ def t5_tokenizer() -> Any:
     return transformers.T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
-def t5(kind: Any, config: Any, vocabulary: int) -> Any:
+def t5(kind: Any, config: Any, vocabulary: int, wide: int = WIDE) -> Any:
     """A one-layer text encoder of T5's family."""
     settings = config(
         vocab_size=vocabulary,
-        d_model=WIDE,
+        d_model=wide,
         d_kv=8,
         d_ff=32,
         num_layers=1,
@@ -56,12 +56,11 @@ def t5(kind: Any, config: Any, vocabulary: int) -> Any:
     return kind(settings).eval()
 
 
-def words(kind: Any = None, config: Any = None) -> Parts:
+def words(kind: Any = None, config: Any = None, wide: int = WIDE) -> Parts:
     """Tokenizer and text encoder of T5's family."""
     tokenizer = t5_tokenizer()
-    encoder = t5(
-        kind or transformers.T5EncoderModel, config or transformers.T5Config, len(tokenizer)
-    )
+    kind, config = kind or transformers.T5EncoderModel, config or transformers.T5Config
+    encoder = t5(kind, config, len(tokenizer), wide)
     return {"tokenizer": tokenizer, "text_encoder": encoder}
 
 
@@ -114,19 +113,19 @@ def wan(channels: int = 16, wide: bool = False, **denoiser: Any) -> Parts:
 
 def wan_denoiser(channels: int, **more: Any) -> Any:
     """A network of Wan's."""
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=16,
-        text_dim=WIDE,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=64,
-        **more,
-    ).eval()
+    settings = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": channels,
+        "out_channels": 16,
+        "text_dim": WIDE,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 2,
+        "rope_max_seq_len": 64,
+    }
+    return diffusers.WanTransformer3DModel(**settings | more).eval()
 
 
 def wan21() -> Any:

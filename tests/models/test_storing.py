@@ -1,0 +1,331 @@
+"""Denoisers whose weights are stored small, as eight-bit integers or in a GGUF file: what they
+make, what they hold, and what is said where they cannot be had."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.openweights.__main__ import add, read_packed
+from models.openweights.adapter import Adapter
+from models.openweights.families import Wishes
+from models.openweights.folder import FolderError, read_checkpoint
+from models.openweights.gguf import BLOCKS, expected_bytes
+from models.openweights.loading import load_pipeline
+from models.openweights.memory import Place, put, sizes_of
+from models.openweights.pipeline import OpenModel
+from models.openweights.plan import Plan
+from models.openweights.progress import DENOISERS
+from models.openweights.snapshots import FilmMemory
+from models.protocol import Cancelled, Step, Task
+from models.registry import load_model
+from tests.models.wilds import FRAMES, LENGTHS, WILDS, save, save_lora, wan, wan_denoiser
+
+# Of diffusers' own making: a scheduler hands a tensor to numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+STEPS = 4
+WIDE = {"attention_head_dim": 32, "ffn_dim": 128}  # blocks of 32 numbers fit into every matrix
+# Names of parts in the files that are published, in the order in which they are looked for.
+PUBLISHED = {
+    "wan": {
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "attn1": "self_attn",
+        "attn2": "cross_attn",
+        ".to_out.0.": ".o.",
+        ".to_q.": ".q.",
+        ".to_k.": ".k.",
+        ".to_v.": ".v.",
+        "ffn.net.0.proj": "ffn.0",
+        "ffn.net.2": "ffn.2",
+        "norm2": "norm3",
+        "proj_out": "head.head",
+    },
+    "ltx": {
+        "proj_in": "patchify_proj",
+        "time_embed": "adaln_single",
+        "norm_q": "q_norm",
+        "norm_k": "k_norm",
+    },
+}
+
+
+def wide_wan() -> Any:
+    return diffusers.WanPipeline(
+        **wan(**WIDE), transformer_2=wan_denoiser(16, **WIDE), boundary_ratio=0.875
+    )
+
+
+KINDS: dict[str, Callable[[], Any]] = {"wan": wide_wan, "ltx": WILDS["ltx"]}
+
+
+@dataclass
+class Stored:
+    """A checkpoint on disk, with GGUF files of its denoisers, and the exact model."""
+
+    name: str
+    folder: Path
+    packed: dict[str, Path]
+    exact: OpenModel
+
+    def register(self, name: str, **named: Any) -> Path:
+        models_dir = self.folder.parent / "models"
+        wishes = Wishes(("32x32",), length(self.name), STEPS, 3.0, None)
+        add(name, self.folder, models_dir, wishes, None, **named)
+        return models_dir / name
+
+    def load(self, way: str) -> OpenModel:
+        """As `int8` or `gguf`, anew."""
+        shutil.rmtree(self.folder.parent / "models" / way, ignore_errors=True)
+        packed = self.packed if way == "gguf" else {}
+        card = self.register(way, packed=packed)
+        return loaded(way, card, "int8" if way == "int8" else "auto")
+
+
+def loaded(name: str, card: Path, dtype: str = "auto") -> OpenModel:
+    model = load_model(name, card, "cpu", dtype)
+    assert isinstance(model, OpenModel)
+    return model
+
+
+def length(name: str) -> int:
+    return LENGTHS.get(name, FRAMES)
+
+
+def published(name: str, key: str) -> str:
+    if name == "wan" and key == "scale_shift_table":
+        return "head.modulation"
+    for ours, theirs in PUBLISHED[name].items():
+        key = key.replace(ours, theirs)
+    return key.replace("scale_shift_table", "modulation") if name == "wan" else key
+
+
+def write_gguf(name: str, weights: Path, file: Path) -> Path:
+    """A network in eight bits and 32 bits, under the names that are published."""
+    writer = gguf.GGUFWriter(file, name)
+    writer.add_string("general.name", "a fox")
+    writer.add_array("general.tags", ["video", "tiny"])
+    for key, weight in load_file(weights).items():
+        data = weight.numpy()
+        kind = gguf.GGMLQuantizationType.F32
+        if weight.dim() == 2 and weight.shape[1] % 32 == 0 and "table" not in key:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            data = gguf.quants.quantize(data, kind)
+        writer.add_tensor(published(name, key), data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    base = tmp_path_factory.mktemp("stored")
+    torch.manual_seed(0)
+    pipe = KINDS[request.param]()
+    save(pipe, base / "weights")
+    save_lora(pipe, base)
+    packed = {
+        name: write_gguf(
+            request.param,
+            base / "weights" / name / "diffusion_pytorch_model.safetensors",
+            base / f"{name}-Q8_0.gguf",
+        )
+        for name in DENOISERS
+        if (base / "weights" / name).is_dir()
+    }
+    found = Stored(request.param, base / "weights", packed, None)  # type: ignore[arg-type]
+    found.exact = loaded("exact", found.register("exact"))
+    return found
+
+
+def silent(step: Step) -> None:
+    """Nobody asks."""
+
+
+def draw(model: OpenModel, **fields: Any) -> np.ndarray:
+    return model.draw(task_of(model, **fields), silent)
+
+
+def task_of(model: OpenModel, **fields: Any) -> Task:
+    rate, frames = model.card.fps[0], model.card.default_frames
+    task = Task("text", "a red fox", "rain", 32, 32, frames, rate, 7, STEPS, 3.0, "native")
+    return replace(task, **fields)
+
+
+def held(model: OpenModel) -> int:
+    return sum(sizes_of(model.place.pipe, 1).denoisers)
+
+
+@pytest.mark.parametrize("way", ["int8", "gguf"])
+def test_a_small_denoiser_makes_nearly_the_film_of_the_exact_one_and_goes_on_to_the_same(
+    stored: Stored, way: str
+) -> None:
+    small = stored.load(way)
+    film = draw(small)
+    difference = float(np.abs(draw(stored.exact) - film).mean())
+    assert 0 < difference < 0.01
+    assert held(small) < 0.5 * held(stored.exact)  # of 32 bits; norms and embeddings stay
+    sizes = sizes_of(small.place.pipe, 1)
+    assert sizes.block < 0.5 * sizes_of(stored.exact.place.pipe, 1).block
+    assert np.array_equal(draw(small), film)
+    assert np.array_equal(resumed(small), film), "gone on with from a checkpoint, it is another"
+    foreign = stored.exact.remember("a film").write()
+    with pytest.raises(ValueError, match="another film, model or version"):
+        small.remember("a film", foreign)
+
+
+def resumed(model: OpenModel) -> np.ndarray:
+    """A film that was left after its second step and gone on with, through bytes."""
+    memory = model.remember("a film")
+
+    def leave(step: Step) -> None:
+        if (step.stage, step.index) == ("denoising", 2):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        model.draw(task_of(model), leave, memory)
+    again = model.remember("a film", memory.write())
+    assert isinstance(again, FilmMemory)
+    assert again.steps == 2
+    return model.draw(task_of(model), silent, again)
+
+
+@pytest.mark.parametrize("way", ["int8", "gguf"])
+def test_a_small_denoiser_makes_the_same_film_wherever_its_blocks_are(
+    stored: Stored, way: str
+) -> None:
+    small = stored.load(way)
+    film = draw(small)
+    packed = stored.packed if way == "gguf" else {}
+    for place in ("released", "blocks"):
+        moved = replace(small, place=placed(stored, small.adapter, packed, way, Plan(place)))
+        assert np.array_equal(draw(moved), film), place
+
+
+def placed(
+    stored: Stored, adapter: Adapter, packed: dict[str, Path], way: str, plan: Plan
+) -> Place:
+    checkpoint = read_checkpoint(stored.folder, packed)
+    pipe = load_pipeline(checkpoint, adapter, torch.float32, "int8" if way == "int8" else "")
+    return put(pipe, "cpu", plan)
+
+
+@pytest.mark.parametrize("way", ["int8", "gguf"])
+def test_a_lora_changes_a_small_denoiser_for_its_own_film_only(tmp_path: Path, way: str) -> None:
+    torch.manual_seed(0)
+    pipe = diffusers.WanPipeline(**wan(**WIDE))
+    save(pipe, tmp_path / "weights")
+    save_lora(pipe, tmp_path)
+    weights = tmp_path / "weights/transformer/diffusion_pytorch_model.safetensors"
+    packed = {"transformer": write_gguf("wan", weights, tmp_path / "net.gguf")}
+    wishes = Wishes(("32x32",), FRAMES, STEPS, 3.0, None)
+    loras = [("rex", "sks", tmp_path / "rex.safetensors")]
+    for name, given in (("exact", {}), (way, packed if way == "gguf" else {})):
+        add(name, tmp_path / "weights", tmp_path / "models", wishes, None, loras, packed=given)
+    exact = loaded("exact", tmp_path / "models/exact")
+    small = loaded(way, tmp_path / "models" / way, "int8" if way == "int8" else "auto")
+    plain, changed = draw(small), draw(small, adapter="rex")
+    change = float(np.abs(draw(exact, adapter="rex") - draw(exact)).mean())
+    off = float(np.abs(draw(exact, adapter="rex") - changed).mean())
+    assert off < 0.5 * change, "it does not make nearly the film that it makes of the exact network"
+    assert np.array_equal(draw(small), plain)
+
+
+def test_a_gguf_file_in_the_place_of_other_weights_is_found(stored: Stored, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(stored.folder, folder)
+    for name, path in stored.packed.items():
+        shutil.copy(path, folder / name)
+    assert read_checkpoint(folder).packed == {}, "taken though there are weights"
+    for name in stored.packed:
+        (folder / name / "diffusion_pytorch_model.safetensors").unlink()
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.packed == {n: folder / n / p.name for n, p in stored.packed.items()}
+    exact = read_checkpoint(stored.folder)
+    assert checkpoint.weight_bytes < exact.weight_bytes
+    moved = replace(stored, folder=folder, packed={})
+    card = moved.register("found")
+    assert np.array_equal(draw(loaded("found", card)), draw(stored.load("gguf")))
+    shutil.copy(stored.packed["transformer"], folder / "transformer" / "other.gguf")
+    with pytest.raises(FolderError, match=r"other\.gguf: say with --gguf which"):
+        read_checkpoint(folder)
+
+
+def test_an_option_without_its_package_names_what_to_install(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match=re.escape("int8 weights need praxino[int8]: ")):
+        stored.load("int8")
+    with pytest.raises(ValueError, match=re.escape("gguf weights need praxino[gguf]: ")):
+        stored.load("gguf")
+
+
+def test_options_are_refused_where_they_mean_nothing(stored: Stored, tmp_path: Path) -> None:
+    stored.load("gguf")
+    card = stored.folder.parent / "models" / "gguf"
+    for dtype in ("int8", "float8"):
+        with pytest.raises(ValueError, match=f"dtype '{dtype}': the weights are a GGUF file"):
+            loaded("gguf", card, dtype)
+    with pytest.raises(ValueError, match="int8"):
+        load_model("pocket", None, "cpu", "int8")
+    for part, what in (("vae", "for vae, no denoiser"), ("unet", "has no part unet")):
+        with pytest.raises(FolderError, match=what):
+            stored.register("wrong", packed={part: stored.packed["transformer"]})
+    with pytest.raises(ValueError, match="two files of one part"):
+        read_packed(["a.gguf", "transformer=b.gguf"])
+
+
+def test_a_gguf_file_is_as_long_as_it_says_or_refused(stored: Stored, tmp_path: Path) -> None:
+    path = stored.packed["transformer"]
+    data = path.read_bytes()
+    assert len(data) - 32 < expected_bytes(path) <= len(data)
+    cut = tmp_path / "cut.gguf"
+    for wrong, what in (
+        (data[:-64], "fetch it again"),
+        (data[:200], "ends in its header"),
+        (b"GGUX" + data[4:], "does not begin with GGUF"),
+        (data[:4] + b"\x09" + data[5:], "version 9"),
+    ):
+        cut.write_bytes(wrong)
+        with pytest.raises(FolderError, match=what):
+            read_checkpoint(stored.folder, {"transformer": cut})
+
+
+def test_a_gguf_file_of_another_network_is_refused(stored: Stored, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(other, "other")
+    writer.add_tensor("head.head.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    card = stored.register(f"other-{stored.name}", packed={"transformer": other})
+    with pytest.raises(FolderError, match=re.escape(str(other))):
+        loaded(card.name, card)
+
+
+def test_sizes_of_blocks_are_those_of_the_package() -> None:
+    kinds = gguf.GGML_QUANT_SIZES
+    assert {kind: tuple(kinds[gguf.GGMLQuantizationType(kind)]) for kind in BLOCKS} == BLOCKS
+    from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES
+
+    plain = {gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16}
+    assert set(BLOCKS) == {*map(int, SUPPORTED_GGUF_QUANT_TYPES), *map(int, plain)}
