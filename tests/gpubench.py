@@ -1,9 +1,9 @@
 """Measures the adapters of open weights on a CUDA machine: `make gpu`.
 
 The report lands in `reports/gpu.json`: seconds a step, memory, FLOPs and utilisation of Wan's
-shapes with random weights, beside plain diffusers in the same run. What a pass costs does not depend on
-weights; how many blocks the step cache of the quality `fast` leaves out does, so that figure is of
-random weights only, and stands beside one of the other means without the cache.
+shapes with random weights, beside plain diffusers in the same run. What a pass costs does not
+depend on weights; how many blocks the step cache of the quality `fast` leaves out does, so that
+figure is of random weights only, and stands beside one of the other means without the cache.
 """
 
 import argparse

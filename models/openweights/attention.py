@@ -23,9 +23,9 @@ def choose(wanted: str, device: str, network: Any, *, masked: bool) -> str:
     masked  it is told which words count
     raises  ValueError for a kernel that is not known, would be fetched, or does not work here
     """
+    if wanted == NATIVE or (wanted == AUTO and not device.startswith("cuda")):
+        return NATIVE
     if wanted == AUTO:
-        if not device.startswith("cuda"):
-            return NATIVE
         return next((name for name in BEST if fits(name, device, network, masked=masked)), NATIVE)
     if wanted.endswith(HUB):
         raise ValueError(f"attention {wanted!r} would be fetched from a hub: local kernels only")
@@ -51,13 +51,13 @@ def fault(name: str, device: str, network: Any, *, masked: bool) -> str:
     import torch
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-    width = getattr(network.config, "attention_head_dim", None) or 64
-    shape = (1, 128, 2, width)  # films, tokens, heads, numbers of a head
-    numbers = torch.ones(shape, device=device, dtype=network.dtype)
-    mask = torch.zeros((1, 1, 1, 128), device=device, dtype=network.dtype) if masked else None
+    given: dict[str, Any] = {"device": device, "dtype": network.dtype}
     try:
+        shape = (1, 128, 2, network.config.attention_head_dim)  # films, tokens, heads, numbers
+        numbers = torch.ones(shape, **given)
+        mask = torch.zeros((1, 1, 1, 128), **given) if masked else None
+        backend = AttentionBackendName(name)
         with only_for(network, name), torch.no_grad():
-            backend = AttentionBackendName(name)
             dispatch_attention_fn(numbers, numbers, numbers, attn_mask=mask, backend=backend)
     except Exception as error:  # whatever a kernel that is not for this machine does
         return f"{type(error).__name__}: {error}"

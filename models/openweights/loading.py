@@ -28,7 +28,7 @@ from models.openweights.plan import BLOCKS
 from models.openweights.progress import DENOISERS
 from models.openweights.regions import Compiler
 from models.openweights.svd import SVD
-from models.openweights.tiers import Means
+from models.openweights.tiers import FAST, PLAIN, Means
 from models.openweights.vace import VACE
 from models.openweights.wan import WAN
 
@@ -87,9 +87,9 @@ def load_openweights(
     sha256 = note["sha256"] if note["stamp"] == stamp(checkpoint) else digest(checkpoint)
     pixels = max(math.prod(map(int, size.split("x"))) for size in card.sizes)
     place = settle(pipe, device, pixels, stored)
-    return OpenModel(
-        card, sha256, adapter, place, means_of(place, adapter.masked, attention, compiled)
-    )
+    fast = any(tier.name == FAST for tier in card.tiers)
+    means = means_of(place, adapter.masked, attention, compiled) if fast else PLAIN
+    return OpenModel(card, sha256, adapter, place, means)
 
 
 def means_of(place: Place, masked: bool, attention: str, compiled: str) -> Means:

@@ -60,7 +60,7 @@ class Compiler:
                 return quick(*given, **named)
             except (TorchDynamoException, FailOnRecompileLimitHit) as error:
                 self._broken = True
-                reason = str(error).strip().partition("\n")[0]
+                reason = " ".join(str(error).split())[:500]
                 warnings.warn(f"blocks are not compiled: {reason}", RuntimeWarning, stacklevel=2)
                 return real(*given, **named)
 
