@@ -35,7 +35,7 @@ from tests.models.wilds import FRAMES, LENGTHS, WILDS, save, save_lora, wan, wan
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS = 4
-WIDE: dict[str, Any] = {"attention_head_dim": 32, "ffn_dim": 128}  # blocks of 32 numbers fit into every matrix
+WIDE: dict[str, Any] = {"attention_head_dim": 32, "ffn_dim": 128}  # blocks of 32 numbers fit
 # Names of parts in the files that are published, in the order in which they are looked for.
 PUBLISHED = {
     "wan": {
