@@ -25,10 +25,10 @@ class Compiler:
     """Compiles blocks of networks, each once; what was compiled is kept for later films.
 
     strict   raise what goes wrong; else say so once and compute without, from then on
-    backend  of PyTorch's compiler
+    backend  of PyTorch's compiler, by name or as a function
     """
 
-    def __init__(self, *, strict: bool, backend: str = INDUCTOR) -> None:
+    def __init__(self, *, strict: bool, backend: str | Callable[..., Any] = INDUCTOR) -> None:
         self._strict = strict
         self._backend = backend
         self._broken = False
