@@ -53,9 +53,11 @@ def made_in(pipe: Any, quality: str | None, means: Means = PLAIN) -> Iterator[No
 
 
 def hurried(network: Any, means: Means) -> Iterator[AbstractContextManager[None]]:
-    """Everything that makes a network fast, in the order in which it is put around it."""
-    yield nullcontext() if means.attention == NATIVE else only_for(network, means.attention)
-    yield nullcontext() if means.compiler is None else means.compiler.over(network)
+    """Everything that makes a network fast, in the order in which it is put around it. One that is
+    spread over ranks has kernels of its own, which exchange tokens: it gets the cache only."""
+    if getattr(network, "_parallel_config", None) is None:
+        yield nullcontext() if means.attention == NATIVE else only_for(network, means.attention)
+        yield nullcontext() if means.compiler is None else means.compiler.over(network)
     yield cached(network)
 
 
