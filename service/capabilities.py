@@ -99,7 +99,8 @@ class Tier(Shape):
 
 
 class VideoModel(Model):
-    """A model's declared abilities and limits, and how ready it is."""
+    """A model's declared abilities and limits, and how ready it is: `ready` if a worker takes its
+    jobs now, `loaded` on how many of its `workers`; others load it when its job comes."""
 
     title: str
     description: str
@@ -121,6 +122,7 @@ class VideoModel(Model):
     is_default: bool
     ready: bool
     workers: int
+    loaded: int
 
 
 class VideoModelList(Shape):
@@ -184,7 +186,7 @@ def to_model(card: ModelCard) -> Model:
 
 
 def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: str) -> VideoModel:
-    serving = [worker for worker in workers if worker.model == card.id]
+    serving = [(worker, each) for worker in workers if (each := worker.of(card.id))]
     rate = card.fps[0]
     frames = card.frames_at(rate)
     return VideoModel(
@@ -217,8 +219,9 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         inputs=to_inputs(card.inputs),
         resumable=card.resumable,
         is_default=card.id == default,
-        ready=any(is_up(worker) for worker in serving),
+        ready=any(is_up(worker) for worker, _ in serving),
         workers=len(serving),
+        loaded=sum(each.loaded for _, each in serving),
     )
 
 
@@ -250,7 +253,7 @@ def to_inputs(limits: InputLimits) -> InputRanges:
 
 
 def is_up(worker: WorkerInfo) -> bool:
-    """Whether a worker has its model loaded and takes jobs."""
+    """Whether a worker takes jobs."""
     return worker.state in UP
 
 

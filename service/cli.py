@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -57,14 +57,18 @@ def up(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Worker processes; each loads the model. [one, or one a device]"),
+        typer.Option(min=0, help="Worker processes; each loads models. [one, or one a device]"),
     ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(help="As cuda:0; several times for several GPUs. [PRAXINO_DEVICE]"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="What the workers load and requests get. [PRAXINO_MODEL]")
+        list[str] | None,
+        typer.Option(
+            help="What the workers serve, several times for several; requests get the first. "
+            "[PRAXINO_MODEL or PRAXINO_MODELS]"
+        ),
     ] = None,
 ) -> None:
     """Start queue server, workers and API; stop them all with Ctrl-C or SIGTERM."""
@@ -79,20 +83,25 @@ def up(
             workers=max(1, len(device or ())) if workers is None else workers,
             has_keys=settings.needs_key,
             redis_url=None if embedded else settings.redis_url.get_secret_value(),
-            environment=serving(model, data_dir or settings.data_dir),
+            environment=serving(model or (), data_dir or settings.data_dir),
             devices=tuple(device or ()),
         )
         run(plan, lambda url: typer.echo(f"Praxino is ready at {url}"))
 
 
-def serving(model: str | None, data_dir: Path) -> dict[str, str]:
-    """The environment of a service that offers this model first. raises StartError"""
-    if model is None:
+def serving(models: Sequence[str], data_dir: Path) -> dict[str, str]:
+    """The environment of a service that offers these models, the first one first.
+
+    raises StartError
+    """
+    if not models:
         return {}
     known = read_offer(data_dir)
-    if model not in known:
-        raise StartError(f"model {model!r} is none of {', '.join(sorted(known))}")
-    return {"PRAXINO_MODEL": model, "PRAXINO_DEFAULT_MODEL": model}
+    for model in models:
+        if model not in known:
+            raise StartError(f"model {model!r} is none of {', '.join(sorted(known))}")
+    first = {"PRAXINO_MODEL": models[0], "PRAXINO_DEFAULT_MODEL": models[0]}
+    return first | {"PRAXINO_MODELS": ",".join(models)}
 
 
 @app.command()

@@ -25,7 +25,7 @@ from service.valkey import running_queue
 from worker.jobs.catalog import ModelCard, read_offer
 from worker.jobs.connection import web_client
 from worker.jobs.contract import Job, Status
-from worker.jobs.outcomes import JobNotFound, WorkerInfo
+from worker.jobs.outcomes import JobNotFound, Serving, WorkerInfo
 from worker.jobs.pause import Pause
 from worker.jobs.settings import JobSettings, StorageSettings
 from worker.jobs.store import JobStore
@@ -40,10 +40,14 @@ queue = typer.Typer(help="Hand jobs out to workers, or wait.", no_args_is_help=T
 
 
 def workers(as_json: AsJson = False) -> None:
-    """List the live workers: what they do, how fast, since when unheard."""
+    """List the live workers and their models: what they do, how fast, since when unheard."""
     with opened_store() as store:
         heard, now = store.heard(), time.time()
-        rows = [to_worker(info, heard.get(info.name), now) for info in store.workers()]
+        rows = [
+            to_worker(info, each, heard.get(info.name), now)
+            for info in store.workers()
+            for each in info.serving
+        ]
     show(rows, as_json)
 
 
@@ -91,7 +95,7 @@ def show_queues(as_json: AsJson = False) -> None:
                 "state": "paused" if switch.is_paused(model) else "open",
                 "waiting": store.depth(model),
                 "running": store.running(model),
-                "workers": sum(w.model == model for w in known_workers),
+                "workers": sum(w.of(model) is not None for w in known_workers),
             }
             for model in sorted(offered())
         ]
@@ -136,17 +140,22 @@ def jobs_of(store: JobStore, tenant: str, status: Status | None) -> Iterator[Job
         after = page.jobs[-1].id
 
 
-def to_worker(info: WorkerInfo, heard_at: float | None, now: float) -> dict[str, Any]:
+def to_worker(
+    info: WorkerInfo, each: Serving, heard_at: float | None, now: float
+) -> dict[str, Any]:
+    """One model of one worker."""
+    held = "loaded" if each.loaded else "unloaded"
     return {
         "name": info.name,
         "state": info.state,
-        "model": info.model,
+        "model": each.model,
+        "held": "broken" if each.broken else held,
         "class": info.gpu_class or None,
-        "weights": info.weights_sha256[:12] or None,
-        "job": info.job_id,
+        "weights": each.weights_sha256[:12] or None,
+        "job": info.job_id if each.model == info.model else None,
         "heard_s_ago": None if heard_at is None else round(max(0.0, now - heard_at), 1),
-        "seconds_per_step": info.seconds_per_step,
-        "memory_mb": info.memory_mb,
+        "seconds_per_step": each.seconds_per_step,
+        "memory_mb": each.memory_mb,
         "loads": info.loads,
         "pid": info.pid,
     }

@@ -45,17 +45,17 @@ async def get_health() -> JSONResponse:
     responses=refusals(503),
 )
 def get_readiness(services: Wired) -> JSONResponse:
-    """Whether the queue server answers, a worker has its model loaded, nothing drains, and another
-    job would be taken."""
+    """Whether the queue server answers, a worker takes jobs, nothing drains, and another job would
+    be taken."""
     if services.draining.is_set():
         raise Draining("This server is about to stop")
     workers = services.store.workers()
-    up = [worker.model for worker in workers if is_up(worker)]
+    up = [worker for worker in workers if is_up(worker) and worker.models]
     if not up and any(worker.state == "draining" for worker in workers):
         raise Draining("Every worker is about to stop")
     if not up:
         raise NotReady("No worker is ready")
-    check_depth(set(up), services)
+    check_depth({model for worker in up for model in worker.models}, services)
     paused = Pause(services.store.redis).everything()
     return JSONResponse(Ready(workers=len(up), paused=paused).model_dump())
 

@@ -170,14 +170,21 @@ def read_workers(known: Iterable[WorkerInfo]) -> list[Metric]:
         "Of the GPU, or of the process without one: what a job may use, and the most one has used.",
         labels=(*labels, "kind"),
     )
-    for worker in known:
-        named = (worker.name, worker.model)
-        if worker.seconds_per_step:
-            pace.add_metric(named, 1 / worker.seconds_per_step)
-        for kind, size_mb in (("limit", worker.memory_mb), ("peak", worker.peak_mb)):
+    loaded = GaugeMetricFamily(
+        "praxino_worker_model_loaded",
+        "Whether a worker holds one of its models now; its jobs wait for the loading of others.",
+        labels=labels,
+    )
+    pairs = ((worker, each) for worker in known for each in worker.serving)
+    for worker, each in pairs:
+        named = (worker.name, each.model)
+        loaded.add_metric(named, float(each.loaded))
+        if each.seconds_per_step:
+            pace.add_metric(named, 1 / each.seconds_per_step)
+        for kind, size_mb in (("limit", each.memory_mb), ("peak", each.peak_mb)):
             if size_mb:
                 memory.add_metric((*named, kind), size_mb * 2**20)
-    return [pace, memory]
+    return [pace, memory, loaded]
 
 
 def to_counter(

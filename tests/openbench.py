@@ -6,7 +6,6 @@ that change more from step to step than trained ones. Wants a quiet machine to i
 """
 
 import argparse
-import gc
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from models.openweights.__main__ import add
 from models.openweights.families import Wishes
 from models.openweights.loading import load_openweights
 from models.openweights.pipeline import OpenModel, to_frames
-from models.protocol import Frames, Step, Task
+from models.protocol import Frames, Step, Task, VideoModel
 from tests.models.wilds import WILDS, build, save, wan
 from worker.memory import resident_mb
+from worker.rack import Rack
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "openweights.json"
@@ -166,7 +167,7 @@ def load(folder: Path, scale: Scale, models_dir: Path) -> OpenModel:
     return load_openweights(models_dir / "timed", "cpu", torch.float32)
 
 
-def task_of(model: OpenModel, scale: Scale) -> Task:
+def task_of(model: VideoModel, scale: Scale) -> Task:
     width, height = map(int, scale.size.split("x"))
     return Task(
         "text",
@@ -204,7 +205,8 @@ def plain(pipe: Any, task: Task, **more: Any) -> Frames:
 
 
 def alternate(jobs: int, folder: Path) -> dict[str, Any]:
-    """Jobs over three models in turn, each loaded for its job: what memory grows by.
+    """Jobs over three models in turn on a worker's rack that holds one: what memory grows by, from
+    the first jobs after the warm ones to the last, where it was highest.
 
     raises AssertionError if a model makes another's film
     """
@@ -214,18 +216,26 @@ def alternate(jobs: int, folder: Path) -> dict[str, Any]:
     films: dict[str, Frames] = {}
     held: list[float] = []
     scale = Scale(0, 0, 0, 0, "32x32", 9, 2)
+    swaps: list[str] = []
+    rack = Rack(partial(load_one, folder / "models"), 1, 0, 0, swaps.append)
     for at in range(jobs):
         name = SWAPPED[at % len(SWAPPED)]
-        model = load_openweights(folder / "models" / name, "cpu", torch.float32)
+        model = rack.get(name)
         film = model.generate(task_of(model, scale), ignore)
         assert np.array_equal(films.setdefault(name, film), film), f"{name} made another film"
-        del model
-        gc.collect()
+        del model  # else the rack would let it go in vain
         held.append(resident_mb(os.getpid()) or 0.0)
-    before = held[min(WARM, jobs - 1)]
-    growth = held[-1] / before - 1
+    assert len(swaps) == jobs - 1
+    round_of = len(SWAPPED)
+    before = max(held[min(WARM, jobs - 1) :][:round_of])
+    growth = max(held[-round_of:]) / before - 1
     details = {"swapped": list(SWAPPED), "jobs": jobs, "held_mb": [round(mb) for mb in held]}
     return {"memory_growth": round(growth, 4), "swaps": details}
+
+
+def load_one(models: Path, name: str) -> OpenModel:
+    """A registered checkpoint on the processor."""
+    return load_openweights(models / name, "cpu", torch.float32)
 
 
 def count_passing() -> dict[str, Any]:

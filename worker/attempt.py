@@ -14,9 +14,28 @@ from typing import Protocol
 from worker.channel import ChannelClosed, ChannelGarbled
 from worker.clock import Clock
 from worker.forecast import Pace
-from worker.jobs.contract import Checkpoint, JobError, JobResult, Progress, Stage
+from worker.jobs.contract import (
+    Checkpoint,
+    ErrorCode,
+    JobError,
+    JobResult,
+    Progress,
+    Stage,
+)
 from worker.launcher import Child
-from worker.messages import Cancel, Failed, FromChild, Run, Yield
+from worker.messages import (
+    MODELLESS,
+    Cancel,
+    CancelledMessage,
+    Done,
+    Failed,
+    FromChild,
+    Loading,
+    Ready,
+    Run,
+    Unloaded,
+    Yield,
+)
 
 POLL_S = 0.25
 REPORT_EVERY_S = 0.25
@@ -42,6 +61,7 @@ class Verdict(StrEnum):
     SILENT = "silent"  # the child hangs
     UNSTORED = "unstored"  # the film is finished and kept on this machine; the store is away
     ROOMLESS = "roomless"  # this machine's disk is full
+    MODELLESS = "modelless"  # its model did not load here
     FENCED = "fenced"  # the job belongs to another attempt by now: publish nothing
     DRAINED = "drained"  # the worker leaves: give the job back
     OUTRANKED = "outranked"  # a job of a higher tier waits: give this one back
@@ -54,7 +74,8 @@ AT_THE_STORE = frozenset({Stage.LOADING, Stage.UPLOADING})
 
 @dataclass(frozen=True)
 class Outcome:
-    """An ended attempt; `result` with DONE, `error` with FAILED, ROOMLESS and most UNSTORED."""
+    """An ended attempt; `result` with DONE, `error` with FAILED, ROOMLESS, MODELLESS and most
+    UNSTORED."""
 
     verdict: Verdict
     result: JobResult | None = None
@@ -106,14 +127,22 @@ class Attempt:
         pace: Pace,
         timeout_s: float,
         grace_s: float,
+        load_s: float,
         renew_every_s: float,
         silence_s: float = 0.0,
     ) -> None:
+        """
+        timeout_s  that the attempt may run, not counting what loading its model takes
+        grace_s    from a soft stop to a kill
+        load_s     that loading may take
+        """
         self._child = child
         self._run = run
         self._desk = desk
         self._pace = pace
         self._grace_s = grace_s
+        self._load_s = load_s
+        self._loading_since: float | None = None
         self._deadline = time.monotonic() + timeout_s
         self._silence_s = silence_s or float("inf")
         self._heard_at = time.monotonic()
@@ -174,7 +203,7 @@ class Attempt:
         outcome = None if message is None else self._take(message)
         if outcome is None and time.monotonic() > self._kill_at:
             self._kill()
-            outcome = Outcome(self._stopped or Verdict.CRASHED)
+            outcome = self._halted(self._stopped or Verdict.CRASHED)
         if outcome is None:
             self._tick()
             return None
@@ -182,8 +211,17 @@ class Attempt:
 
     def lost(self, died: Verdict, reason: str) -> Outcome:
         """The outcome of an attempt whose child is gone."""
+        if died is Verdict.CRASHED and self._loading_since is not None:
+            died = Verdict.MODELLESS
         verdict = self._stopped or (died if self._begun else Verdict.UNBEGUN)
-        return self._ended(Outcome(verdict, reason=reason))
+        return self._ended(self._halted(verdict, reason))
+
+    def _halted(self, verdict: Verdict, reason: str = "") -> Outcome:
+        """The outcome of an attempt that was stopped, or whose child is gone."""
+        if verdict is not Verdict.MODELLESS:
+            return Outcome(verdict, reason=reason)
+        error = JobError(code=ErrorCode.INTERNAL_ERROR, message=MODELLESS)
+        return Outcome(verdict, error=error, retryable=True)
 
     def _ended(self, outcome: Outcome) -> Outcome:
         result = outcome.result
@@ -195,15 +233,15 @@ class Attempt:
         self.killed = True
 
     def _take(self, message: FromChild) -> Outcome | None:
-        if message.type == "ready" or message.exec != self._run.exec:
+        if isinstance(message, Loading | Ready | Unloaded):
+            self._note_model(message)
+            return None
+        if message.exec != self._run.exec:
             return None  # of an earlier attempt
         self._begun = True  # the child confirms every run by a first message
         self._heard_at = time.monotonic()
         if message.type == "stage":
-            if message.stage is self._stage:
-                return None
-            self._stage, self._index, self._total = message.stage, 0, 0
-            self._send_report()
+            self._enter(message.stage)
             return None
         if message.type == "step":
             self._index, self._total = message.index, message.total
@@ -216,23 +254,44 @@ class Attempt:
             self._unkept, self._checkpointed = message.checkpoint, True
             self._send_checkpoint()
             return None
+        return self._read_end(message)
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is not self._stage:
+            self._stage, self._index, self._total = stage, 0, 0
+            self._send_report()
+
+    def _read_end(self, message: Done | CancelledMessage | Failed) -> Outcome:
         if self._stopped is Verdict.FENCED:
             return Outcome(Verdict.FENCED)
         if message.type == "done":
             return Outcome(Verdict.DONE, result=message.result)
         if message.type == "cancelled":
-            return Outcome(self._stopped or Verdict.CANCELLED)
+            return self._halted(self._stopped or Verdict.CANCELLED)
         return self._failed(message)
+
+    def _note_model(self, message: Loading | Ready | Unloaded) -> None:
+        """Loading its model is on the worker's time, not on the job's."""
+        if message.type == "loading":
+            self._loading_since = time.monotonic()
+            self._pace.begin_loading()
+            self._reported = False
+        elif message.type == "ready" and self._loading_since is not None:
+            self._deadline += time.monotonic() - self._loading_since
+            self._loading_since = None
+            self._pace.end_loading()
 
     def _failed(self, message: Failed) -> Outcome:
         if message.fatal:
             self._kill()
         if self._stopped is not None:
-            return Outcome(self._stopped)
+            return self._halted(self._stopped)
         if message.crowded:
             return Outcome(Verdict.CROWDED, reason="no memory for it beside other jobs")
         if message.full:
             verdict = Verdict.ROOMLESS
+        elif message.modelless:
+            verdict = Verdict.MODELLESS
         else:
             verdict = Verdict.UNSTORED if message.finished else Verdict.FAILED
         return Outcome(
@@ -252,21 +311,29 @@ class Attempt:
             self._stop(Verdict.DRAINED)
             self._kill_at = 0.0
         if self._stopped is None:
-            self._look_for_a_reason_to_stop()
+            verdict = self._reason_to_stop()
+            if verdict is not None:
+                self._stop(verdict)
 
-    def _look_for_a_reason_to_stop(self) -> None:
+    def _reason_to_stop(self) -> Verdict | None:
         if self._cancel_asked or (self._cancel_check.due() and self._desk.cancel_requested()):
-            self._stop(Verdict.CANCELLED)
-        elif time.monotonic() > self._deadline:
-            # What is left to do of a finished film is not the job's to answer for.
-            late = Verdict.UNSTORED if self._stage is Stage.UPLOADING else Verdict.TIMED_OUT
-            self._stop(late)
-        elif self._is_silent():
-            self._stop(Verdict.SILENT)
-        elif self._drain_check.due() and self._desk.must_leave(self._eta_s()):
-            self._stop(Verdict.DRAINED)
-        elif self._makes_room():
-            self._stop(Verdict.OUTRANKED)
+            return Verdict.CANCELLED
+        if late := self._lateness():
+            return late
+        if self._is_silent():
+            return Verdict.SILENT
+        if self._drain_check.due() and self._desk.must_leave(self._eta_s()):
+            return Verdict.DRAINED
+        return Verdict.OUTRANKED if self._makes_room() else None
+
+    def _lateness(self) -> Verdict | None:
+        now = time.monotonic()
+        if self._loading_since is not None:
+            return Verdict.MODELLESS if now - self._loading_since > self._load_s else None
+        if now <= self._deadline:
+            return None
+        # What is left to do of a finished film is not the job's to answer for.
+        return Verdict.UNSTORED if self._stage is Stage.UPLOADING else Verdict.TIMED_OUT
 
     def _is_silent(self) -> bool:
         """Whether the child hangs. It says nothing either while it waits for the store."""
@@ -275,7 +342,8 @@ class Attempt:
 
     def _makes_room(self) -> bool:
         """Whether to make room for a job of a higher tier: only what can be gone on with does."""
-        if not self._child.resumable or not self._rank_check.due():
+        model = self._run.request.model
+        if not self._child.resumes(model) or not self._rank_check.due():
             return False
         eta_s = self._eta_s()
         return (eta_s is None or eta_s > SOON_S) and self._desk.outranked()

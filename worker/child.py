@@ -1,4 +1,4 @@
-"""The inference child: loads one model once and serves many runs. Never loads redis or rq.
+"""The inference child: keeps models loaded and serves many runs. Never loads redis or rq.
 
 The main thread computes; a reader thread takes orders meanwhile, so that a cancel arrives between
 two steps and the end of the supervisor ends this process at once.
@@ -30,11 +30,24 @@ from worker.checkpoints import can_resume
 from worker.film import Equipment, make_film, read_failure
 from worker.jobs.artifacts import ArtifactStore, open_store
 from worker.jobs.contract import ErrorCode, Stage
+from worker.jobs.costs import Sample
 from worker.jobs.settings import StorageSettings
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
-from worker.memory import capacity_mb
-from worker.messages import TO_CHILD, Failed, FromChild, Ready, Run, StageStarted, ToChild
+from worker.memory import capacity_mb, release_memory
+from worker.messages import (
+    MODELLESS,
+    TO_CHILD,
+    Failed,
+    FromChild,
+    Loading,
+    Ready,
+    Run,
+    StageStarted,
+    ToChild,
+    Unloaded,
+)
+from worker.rack import Rack
 from worker.rehearsal import rehearse
 from worker.shelf import Shelf
 
@@ -60,14 +73,20 @@ class Orders:
         """Take orders on a thread of their own; the end of the channel ends the process."""
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
-    def next_runs(self) -> list[Run] | None:
-        """Wait for the next run, and those to be made with it; None means leave."""
-        runs = []
-        while (run := self._runs.get()) is not None:
+    def next_runs(self, limit_s: float | None = None) -> list[Run] | None:
+        """Wait for the next run, and those to be made with it; none if the time is up before the
+        first. None means leave."""
+        runs: list[Run] = []
+        while True:
+            try:
+                run = self._runs.get(timeout=None if runs else limit_s)
+            except queue.Empty:
+                return runs
+            if run is None:
+                return None
             runs.append(run)
             if not run.more:
                 return runs
-        return None
 
     def cancelled(self, token: str) -> bool:
         """Whether this attempt was told to stop."""
@@ -109,86 +128,136 @@ def main(fd: int, config: ChildConfig) -> int:
     channel = Channel(socket.socket(fileno=fd), TO_CHILD)
     orders = Orders(channel)
     orders.listen()
-    started = time.monotonic()
     try:
-        tools = equip(config)
+        workshop = Workshop(config, channel, orders)
+        workshop.load(config.model, rehearsing=config.rehearse)
     except Exception as error:
         log.error("child.load_failed", model=config.model, exc_info=error)
         channel.send(load_failure(config, error))
         return EXIT_UNUSABLE
-    load_s = round(time.monotonic() - started, 3)
-    channel.send(introduce(config, tools, load_s))
-    status = serve(channel, orders, tools)
+    status = workshop.serve()
     if config.ranks > 1:
         os._exit(status)  # the collectives' threads may wait for ranks that are gone
     return status
 
 
-def introduce(config: ChildConfig, tools: Equipment, load_s: float) -> Ready:
-    """What the supervisor gets to know of the loaded model."""
-    memory_mb = capacity_mb(config.max_memory_mb)
+class Workshop:
+    """The loaded models, and what films are made with besides."""
+
+    def __init__(self, config: ChildConfig, channel: Channel[ToChild], orders: Orders) -> None:
+        self._config = config
+        self._channel = channel
+        self._orders = orders
+        self._equip = equip(config)
+        self._rack = Rack(
+            functools.partial(load_ranks, config),
+            config.loaded_models,
+            config.loaded_mb,
+            config.idle_unload_s,
+            lambda name: channel.send(Unloaded(model=name)),
+        )
+
+    def serve(self) -> int:
+        """Make films one after the other, or as many at once as are asked for; the answer of each
+        is its last message. Returns the exit status."""
+        while (runs := self._orders.next_runs(self._rack.idle_in_s())) is not None:
+            if runs:
+                answers = self.answer(runs)
+                structlog.contextvars.clear_contextvars()
+                self._rack.used(runs[0].request.model)
+                self._orders.forget()
+                if any(isinstance(answer, Failed) and answer.fatal for answer in answers):
+                    return EXIT_UNUSABLE
+            self._rack.drop_idle()
+        return 0
+
+    def load(self, name: str, *, rehearsing: bool = False) -> VideoModel:
+        """The model of this name, loaded if it was not; the supervisor is told of both.
+
+        raises what `Rack.get` does
+        """
+        if name in self._rack:
+            return self._rack.get(name)
+        self._channel.send(Loading(model=name))
+        started = time.monotonic()
+        model = self._rack.get(name)
+        load_s = round(time.monotonic() - started, 3)
+        rehearsal = rehearse(self._equip(model)) if rehearsing else None
+        self._channel.send(introduce(self._config, model, load_s, rehearsal))
+        return model
+
+    def answer(self, runs: Sequence[Run]) -> list[FromChild]:
+        """Make films of one model; each is answered for as soon as it has ended."""
+        for run in runs:
+            self._channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
+        name = runs[0].request.model
+        try:
+            model = self.load(name)
+        except Exception as error:
+            log.error("child.load_failed", model=name, exc_info=error)
+            failures: list[FromChild] = [modelless(run, error) for run in runs]
+        else:
+            return self._make_films(runs, model)
+        release_memory()  # a traceback holds half a model
+        for failure in failures:
+            self._channel.send(failure)
+        return failures
+
+    def _make_films(self, runs: Sequence[Run], model: VideoModel) -> list[FromChild]:
+        answers: list[FromChild] = []
+
+        def make(run: Run, model: VideoModel) -> None:
+            answer = self._make(run, model)
+            if is_wanting(answer) and len(runs) == 1 and self._rack.drop_others(model.card.id):
+                answer = self._make(run, model)  # other models had its memory
+            if isinstance(answer, Failed):
+                gc.collect()  # a traceback holds tensors in a circle
+                crowded = is_wanting(answer) and len(runs) > 1
+                answer = answer.model_copy(update={"crowded": crowded})
+            answers.append(answer)
+            self._channel.send(answer)
+
+        if len(runs) == 1:
+            make(runs[0], model)
+        else:
+            assert isinstance(model, BatchableModel)  # as the supervisor was told
+            model.together([functools.partial(make, run) for run in runs])
+        return answers
+
+    def _make(self, run: Run, model: VideoModel) -> FromChild:
+        structlog.contextvars.bind_contextvars(job_id=run.job_id, tenant=run.tenant)
+        cancelled = functools.partial(self._orders.cancelled, run.exec)
+        leaving = functools.partial(self._orders.leaving, run.exec)
+        equipment = replace(self._equip(model), beside_mb=self._rack.beside_mb(model.card.id))
+        return make_film(run, equipment, self._channel.send, cancelled, leaving)
+
+
+def introduce(
+    config: ChildConfig, model: VideoModel, load_s: float, rehearsal: Sample | None
+) -> Ready:
+    """What the supervisor gets to know of a loaded model."""
     return Ready(
         pid=os.getpid(),
-        model=tools.model.card.id,
-        weights_sha256=tools.model.weights_sha256,
+        model=model.card.id,
+        weights_sha256=model.weights_sha256,
         load_s=load_s,
-        cost=tools.model.card.cost,
-        memory_mb=memory_mb,
-        resumable=can_resume(tools.model),
-        batchable=isinstance(tools.model, BatchableModel) and tools.model.card.batchable,
-        rehearsal=rehearse(tools) if config.rehearse else None,
+        cost=model.card.cost,
+        memory_mb=capacity_mb(config.max_memory_mb),
+        resumable=can_resume(model),
+        batchable=isinstance(model, BatchableModel) and model.card.batchable,
+        rehearsal=rehearsal,
     )
 
 
-def serve(channel: Channel[ToChild], orders: Orders, tools: Equipment) -> int:
-    """Make films one after the other, or as many at once as are asked for; the answer of each is
-    its last message."""
-    while (runs := orders.next_runs()) is not None:
-        for run in runs:
-            channel.send(StageStarted(exec=run.exec, stage=Stage.LOADING))
-        answers = make_films(runs, channel, orders, tools)
-        structlog.contextvars.clear_contextvars()
-        orders.forget()
-        if any(isinstance(answer, Failed) and answer.fatal for answer in answers):
-            return EXIT_UNUSABLE
-    return 0
+def is_wanting(answer: FromChild) -> bool:
+    """Whether a film failed for want of memory, which it may have when it is made alone."""
+    return isinstance(answer, Failed) and answer.code is ErrorCode.OUT_OF_MEMORY
 
 
-def make_films(
-    runs: Sequence[Run], channel: Channel[ToChild], orders: Orders, tools: Equipment
-) -> list[FromChild]:
-    """Make films; each is answered for as soon as it has ended."""
-    answers: list[FromChild] = []
-
-    def make(run: Run, model: VideoModel) -> None:
-        structlog.contextvars.bind_contextvars(job_id=run.job_id, tenant=run.tenant)
-        cancelled = functools.partial(orders.cancelled, run.exec)
-        leaving = functools.partial(orders.leaving, run.exec)
-        equipment = replace(tools, model=model)
-        answer = make_film(run, equipment, channel.send, cancelled, leaving)
-        if isinstance(answer, Failed):
-            gc.collect()  # a traceback holds tensors in a circle
-            answer = answer.model_copy(update={"crowded": is_crowded(answer, runs)})
-        answers.append(answer)
-        channel.send(answer)
-
-    if len(runs) == 1:
-        make(runs[0], tools.model)
-    else:
-        assert isinstance(tools.model, BatchableModel)  # as the supervisor was told
-        tools.model.together([functools.partial(make, run) for run in runs])
-    return answers
-
-
-def is_crowded(failure: Failed, runs: Sequence[Run]) -> bool:
-    """Whether a film that failed may have the memory it wants when it is made alone."""
-    return failure.code is ErrorCode.OUT_OF_MEMORY and len(runs) > 1
-
-
-def equip(config: ChildConfig) -> Equipment:
-    """Load the model and open the store; raises what `load_model` does."""
-    return Equipment(
-        model=load_ranks(config),
+def equip(config: ChildConfig) -> Callable[[VideoModel], Equipment]:
+    """What films are made with, but for the model."""
+    return functools.partial(
+        Equipment,
         store=open_results(config.data_dir),
         shelf=Shelf(config.shelf_dir),
         scratch_dir=config.scratch_dir,
@@ -198,16 +267,21 @@ def equip(config: ChildConfig) -> Equipment:
     )
 
 
-def load_ranks(config: ChildConfig) -> VideoModel:
-    """Load the model, in as many processes as make films together."""
+def load_ranks(config: ChildConfig, name: str) -> VideoModel:
+    """Load a model, in as many processes as make films together."""
     if config.ranks == 1:
-        return load_model(config)
+        return load_model(config, name)
     from worker.ranks import lead  # loads torch, which a loader need not
 
-    return lead(config, load_model)
+    return lead(config, load_first)
 
 
-def load_model(config: ChildConfig) -> VideoModel:
+def load_first(config: ChildConfig) -> VideoModel:
+    """The model that a child begins with; raises what `load_model` does."""
+    return load_model(config, config.model)
+
+
+def load_model(config: ChildConfig, name: str) -> VideoModel:
     """Call the loader named `module:function` in the settings.
 
     raises ValueError if the name does not resolve; whatever the loader raises
@@ -217,10 +291,10 @@ def load_model(config: ChildConfig) -> VideoModel:
         loader = cast(Loader, getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"model_loader {config.loader!r} names no function: {error}") from error
-    folder = config.weights_dir or registered_folder(config.data_dir, config.model)
+    folder = config.weights_dir or registered_folder(config.data_dir, name)
     asked = {"attention": config.fast_attention, "compiled": config.fast_compile}
     options = {name: value for name, value in asked.items() if value != "auto"}
-    return loader(config.model, folder, config.device, config.dtype, **options)
+    return loader(name, folder, config.device, config.dtype, **options)
 
 
 def open_results(data_dir: Path) -> ArtifactStore:
@@ -235,6 +309,13 @@ def load_failure(config: ChildConfig, error: Exception) -> Failed:
     folder = config.weights_dir or "its own folder"
     message = f"model {config.model!r} does not load from {folder}: {reason}"
     return failure.model_copy(update={"message": message, "fatal": True, "retryable": False})
+
+
+def modelless(run: Run, error: Exception) -> Failed:
+    """For the owner of a job whose model does not load; another worker, or later this one, may."""
+    failure = read_failure(error, run.exec)
+    facts = {"code": ErrorCode.INTERNAL_ERROR, "message": MODELLESS, "retryable": True}
+    return failure.model_copy(update=facts | {"modelless": True, "full": False})
 
 
 def die_with_parent(parent_pid: int) -> None:

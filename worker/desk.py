@@ -3,7 +3,7 @@
 An outage answers nothing here: the child goes on computing, and only publishing waits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -29,6 +29,7 @@ class QueueDesk:
         job: Job,
         token: str,
         worker_class: str,
+        models: Sequence[str],
         renew: Callable[[], bool],
         must_leave: Callable[[float | None], bool],
         follow: Callable[[Progress], None],
@@ -38,6 +39,7 @@ class QueueDesk:
         self._job_id = job.id
         self._token = token
         self._worker_class = worker_class
+        self._models = models
         self._renew = renew
         self._must_leave = must_leave
         self._follow = follow
@@ -72,7 +74,7 @@ class QueueDesk:
         """Whether a job of a higher tier waits for this one's worker."""
         if self._resting():
             return False
-        asked = (self._job, self._token, self._worker_class)
+        asked = (self._job, self._token, self._worker_class, self._models)
         return self._ask(lambda: self._store.outranked(*asked), False)
 
     def must_leave(self, eta_s: float | None) -> bool:

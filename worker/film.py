@@ -61,6 +61,7 @@ class Equipment:
     encoder: str
     storage_patience_s: float  # how long a finished film waits for the store
     checkpoint_overhead: float = 0.01  # share of an attempt's time
+    beside_mb: float = 0.0  # what other models hold that are loaded as well
 
 
 def make_film(
@@ -193,7 +194,7 @@ def _finish(run: Run, tools: Equipment, watch: Stopwatch) -> Film:
             "notes": provenance | {"encoder": encoding.encoder},
             "model_sha256": tools.model.weights_sha256,
             "stage_seconds": watch.seconds,
-            "peak_memory_mb": peak_memory_mb(),
+            "peak_memory_mb": max(0.0, peak_memory_mb() - tools.beside_mb),
         }
         return tools.shelf.keep(folder, run.job_id, run.exec, facts)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from models.ranks import follow
-from worker.child import die_with_parent, limit_resources, load_model
+from worker.child import die_with_parent, limit_resources, load_first
 from worker.film import read_places
 from worker.journal import configure_logging
 from worker.launcher import ChildConfig
@@ -30,7 +30,7 @@ def main(leader: Connection, rank: int, meeting: Path, config: ChildConfig) -> i
     configure_logging()
     try:
         own = for_rank(config, rank)
-        model = load_checked(own, load_model)
+        model = load_checked(own, load_first)
     except Exception as error:
         log.error("rank.load_failed", rank=rank, model=config.model, exc_info=error)
         leader.send_bytes(f"{type(error).__name__}: {error}"[:2000].encode())

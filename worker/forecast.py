@@ -23,6 +23,16 @@ class Timeline:
         self.stepped_at = self.began
         self.first = 0  # steps that earlier attempts did
         self.plain = True  # false once the steps began anew, as they do with several shots
+        self.loading_since: float | None = None
+
+    def begin_loading(self) -> None:
+        """The model is not there yet."""
+        self.loading_since = time.monotonic()
+
+    def end_loading(self) -> None:
+        """It is: only now the attempt begins."""
+        self.began, self.loading_since = time.monotonic(), None
+        self.stepped_at = self.began
 
     def step(self, index: int, total: int) -> None:
         """`index` of `total` denoising steps are done; 0 when they begin."""
@@ -45,9 +55,14 @@ class Timeline:
             jobs=jobs,
         )
 
-    def left_s(self, expected: Estimate) -> float:
-        """Seconds to the end: what was expected, corrected by the steps seen so far."""
+    def left_s(self, expected: Estimate, load_s: float) -> float:
+        """Seconds to the end: what was expected, corrected by the steps seen so far.
+
+        load_s  that the model takes to load
+        """
         now = time.monotonic()
+        if self.loading_since is not None:
+            return max(0.0, load_s - (now - self.loading_since)) + expected.total_s
         if not self.plain:
             return max(0.0, expected.total_s - (now - self.began))
         if self.denoising_since is None:
@@ -63,11 +78,12 @@ class Timeline:
 
 
 class Pace:
-    """How fast the model is on this worker, learned across attempts."""
+    """How fast a model is on this worker, learned across attempts."""
 
     def __init__(self) -> None:
         self.samples: Samples = ()
         self.fresh: Sample | None = None  # of the last attempt, if it went well
+        self.load_s = 0.0  # that it took to load
         self._curve = CostCurve()
         self._timeline: Timeline | None = None
         self._made: tuple[Timeline, float] | None = None  # a film, and its peak memory
@@ -77,12 +93,14 @@ class Pace:
         """Of the latest shape."""
         return self.samples[-1].step_s if self.samples else None
 
-    def rehearsed(self, curve: CostCurve, own: Sample | None, stored: Samples) -> None:
-        """A model was loaded: how fast it is here, before any job. What jobs taught stands.
+    def rehearsed(
+        self, curve: CostCurve, own: Sample | None, stored: Samples, load_s: float = 0.0
+    ) -> None:
+        """The model was loaded: how fast it is here, before any job. What jobs taught stands.
 
         stored  what workers of this model learned before, on whichever machines
         """
-        self._curve = curve
+        self._curve, self.load_s = curve, load_s
         if own is not None and not self.samples:
             self.samples = adopt(stored, own)
 
@@ -95,12 +113,22 @@ class Pace:
         """The same knowledge for an attempt that shares the worker with others: what it takes
         teaches nothing of clips that have the worker for themselves."""
         aside = Pace()
-        aside.samples, aside._curve = self.samples, self._curve
+        aside.samples, aside._curve, aside.load_s = self.samples, self._curve, self.load_s
         return aside
 
     def begin(self, request: VideoRequest) -> None:
         """An attempt begins."""
         self._timeline, self.fresh = Timeline(request), None
+
+    def begin_loading(self) -> None:
+        """The attempt waits for its model."""
+        if self._timeline is not None:
+            self._timeline.begin_loading()
+
+    def end_loading(self) -> None:
+        """The model is there."""
+        if self._timeline is not None:
+            self._timeline.end_loading()
 
     def note_step(self, index: int, total: int) -> None:
         """A denoising step is done; 0 when the first one begins."""
@@ -130,4 +158,4 @@ class Pace:
         if timeline is None or not (self.samples or timeline.index):
             return None
         expected = estimate(timeline.request, self._curve, self.samples)
-        return round(timeline.left_s(expected), 2)
+        return round(timeline.left_s(expected, self.load_s), 2)

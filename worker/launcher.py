@@ -39,8 +39,8 @@ class ChildConfig(BaseModel):
 
     parent_pid: int
     loader: str  # "module:function"
-    model: str
-    weights_dir: Path | None  # None: the model's own folder
+    model: str  # the first to load
+    weights_dir: Path | None  # None: each model's own folder
     device: str
     dtype: str
     data_dir: Path
@@ -56,6 +56,9 @@ class ChildConfig(BaseModel):
     ranks_by: str = "ulysses"
     fast_attention: str = "auto"
     fast_compile: str = "auto"
+    loaded_models: int = 1  # kept at once
+    loaded_mb: float = 0  # that they may hold together; 0: any
+    idle_unload_s: float = 0  # 0: never
 
 
 class LoadFailed(Exception):
@@ -72,18 +75,20 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel[FromChild]) -> None:
         self._process = process
         self._channel = channel
-        self.ready: Ready | None = None
-        self.settled_mb: float | None = None  # resident after its first job
+        self.loaded: dict[str, Ready] = {}  # its models, and what it said of each
+        self.loading: str | None = None  # what it is about to load
+        self.begun = False  # the first one was loaded
+        self.news: list[Ready] = []  # what was loaded since somebody last looked
+        self.settled_mb: dict[frozenset[str], float] = {}  # resident after its first job with these
 
     @property
     def pid(self) -> int:
         """The child's process id, which is its group's id as well."""
         return self._process.pid
 
-    @property
-    def resumable(self) -> bool:
-        """Whether its model goes on with films that another attempt began."""
-        return self.ready is not None and self.ready.resumable
+    def resumes(self, model: str) -> bool:
+        """Whether a model that is loaded goes on with films that another attempt began."""
+        return model in self.loaded and self.loaded[model].resumable
 
     def alive(self) -> bool:
         """Whether the process still runs; reaps it if not."""
@@ -95,7 +100,29 @@ class Child:
 
     def receive(self, timeout_s: float) -> FromChild | None:
         """The next message or None; raises ChannelClosed, ChannelGarbled."""
-        return self._channel.receive(timeout_s)
+        message = self._channel.receive(timeout_s)
+        if message is not None:
+            self._note(message)
+        return message
+
+    def listen(self) -> None:
+        """Hear what an idle child has to say, which is what it unloads. Its end is for others to
+        notice."""
+        with contextlib.suppress(ChannelClosed, ChannelGarbled):
+            while self.receive(0.0) is not None:
+                pass
+
+    def _note(self, message: FromChild) -> None:
+        if message.type == "loading":
+            self.loading = message.model
+        elif message.type == "ready":
+            self.loading, self.begun = None, True
+            self.loaded[message.model] = message
+            self.news.append(message)
+        elif message.type == "unloaded":
+            self.loaded.pop(message.model, None)
+        elif message.type == "error":
+            self.loading = None
 
     def kill(self) -> None:
         """End the child and everything in its group at once, and reap it. May be repeated."""
@@ -153,7 +180,7 @@ def child_environment(environment: dict[str, str], threads: int) -> dict[str, st
 
 
 def await_ready(child: Child, timeout_s: float, keep_alive: Callable[[], None]) -> Ready:
-    """Wait until the model is loaded.
+    """Wait until the first model is loaded.
 
     keep_alive  called at least once a second meanwhile; what it raises passes through
     raises      LoadFailed    the child said why it cannot load, or took too long
@@ -165,7 +192,6 @@ def await_ready(child: Child, timeout_s: float, keep_alive: Callable[[], None]) 
         if message is None:
             keep_alive()
         elif message.type == "ready":
-            child.ready = message
             return message
         elif message.type == "error":
             raise LoadFailed(message.message)
@@ -179,20 +205,31 @@ class Launcher:
         self._settings = settings
         self._scratch_dir = scratch_dir
         self._child: Child | None = None
-        self.loads = 0  # times the model was loaded
+        self.loads = 0  # times a model was loaded
         self.crashes = 0  # in a row, without a job going well in between
 
     @property
-    def ready(self) -> Ready | None:
-        """What the running child said when its model was loaded."""
-        return self._child.ready if self._child is not None else None
+    def loaded(self) -> Mapping[str, Ready]:
+        """The models that the running child holds, and what it said of each."""
+        return {} if self._child is None else self._child.loaded
+
+    def news(self) -> list[Ready]:
+        """What was loaded since this was last asked."""
+        if self._child is None:
+            return []
+        self._child.listen()
+        fresh, self._child.news = self._child.news, []
+        for ready in fresh:
+            self.loads += 1
+            log.info("child.ready", pid=ready.pid, model=ready.model, loads=self.loads)
+        return fresh
 
     def has_child(self) -> bool:
-        """Whether a loaded child runs."""
+        """Whether a child runs."""
         return self._child is not None and self._child.alive()
 
-    def ensure(self, keep_alive: Callable[[], None]) -> Child:
-        """The loaded child, started anew if there is none.
+    def ensure(self, model: str, keep_alive: Callable[[], None]) -> Child:
+        """The child, started anew if there is none, and then with this model loaded.
 
         keep_alive  called about once a second while waiting; what it raises passes through
         raises      LoadFailed, CrashLoop
@@ -202,13 +239,14 @@ class Launcher:
                 return self._child
             self._bury(keep_alive)
             storage = self._settings.storage_environment()
-            self._child = launch(self._config(), storage, self._settings.torch_threads)
+            self._child = launch(self._config(model), storage, self._settings.torch_threads)
             try:
                 await_ready(self._child, self._settings.load_timeout_s, keep_alive)
             except (ChannelClosed, ChannelGarbled):
                 continue  # died while loading
-            self.loads += 1
-            log.info("child.ready", pid=self._child.pid, loads=self.loads)
+            except LoadFailed:
+                self.close()
+                raise
 
     def went_well(self) -> None:
         """A job ended with the child in good health: unless it has grown too much, it stays."""
@@ -217,9 +255,8 @@ class Launcher:
         resident = None if child is None else resident_mb(child.pid)
         if child is None or resident is None:
             return
-        if child.settled_mb is None:
-            child.settled_mb = resident
-        grown_mb = round(resident - child.settled_mb, 1)
+        settled_mb = child.settled_mb.setdefault(frozenset(child.loaded), resident)
+        grown_mb = round(resident - settled_mb, 1)
         if limit_mb and grown_mb > limit_mb:
             log.warning("child.recycled", pid=child.pid, grown_mb=grown_mb, limit_mb=limit_mb)
             child.kill()
@@ -236,10 +273,11 @@ class Launcher:
         if self._child is None:
             return
         self._child.kill()
-        reason = self._child.exit_reason()
-        self._child = None
-        self.crashes += 1
-        log.warning("child.died", reason=reason, crashes=self.crashes)
+        child, self._child = self._child, None
+        reason = child.exit_reason()
+        if not (child.begun and child.loading):  # else one of its models is to blame, and rests
+            self.crashes += 1
+        log.warning("child.died", reason=reason, loading=child.loading, crashes=self.crashes)
         if self.crashes >= self._settings.crash_limit:
             raise CrashLoop(f"the inference process died {self.crashes} times in a row ({reason})")
         shutil.rmtree(self._scratch_dir, ignore_errors=True)
@@ -248,12 +286,12 @@ class Launcher:
             time.sleep(min(0.2, left_s))
             keep_alive()
 
-    def _config(self) -> ChildConfig:
+    def _config(self, model: str) -> ChildConfig:
         settings = self._settings
         return ChildConfig(
             parent_pid=os.getpid(),
             loader=settings.model_loader,
-            model=settings.model,
+            model=model,
             weights_dir=settings.weights_dir,
             device=settings.device,
             dtype=settings.dtype,
@@ -270,6 +308,9 @@ class Launcher:
             ranks_by=settings.ranks_by,
             fast_attention=settings.fast_attention,
             fast_compile=settings.fast_compile,
+            loaded_models=settings.loaded_models,
+            loaded_mb=settings.loaded_mb,
+            idle_unload_s=settings.idle_unload_s,
         )
 
 

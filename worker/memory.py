@@ -1,14 +1,17 @@
-"""Peak memory of this process and how much it may have: on the accelerator if used, else RAM. And
-what another process holds.
+"""Peak memory of this process and how much it may have: on the accelerator if used, else RAM. What
+it holds, or another process, and how what nobody needs is given back.
 
 Imports no torch: asks it only if the model has loaded it already.
 """
 
 import contextlib
+import ctypes
+import gc
+import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MEBIBYTE = 2**20
 
@@ -47,6 +50,34 @@ def capacity_mb(limit_mb: int = 0) -> float | None:
     limits = [available, *([left] if (left := _container_mb()) is not None else [])]
     free_mb = min(limits) + resident
     return round(min(free_mb, limit_mb or free_mb), 1)
+
+
+class Holding(NamedTuple):
+    """What a process holds at a moment."""
+
+    accelerated: bool  # on the accelerator, else in main memory
+    mb: float
+
+    def since(self, before: "Holding") -> float:
+        """MiB that were added; all of it if the accelerator was first used meanwhile."""
+        known_mb = before.mb if before.accelerated is self.accelerated else 0.0
+        return max(0.0, self.mb - known_mb)
+
+
+def holding() -> Holding:
+    """What this process holds right now; nothing if the system does not tell."""
+    if cuda := _cuda_in_use():
+        return Holding(True, float(cuda.memory_allocated()) / MEBIBYTE)
+    return Holding(False, resident_mb(os.getpid()) or 0.0)
+
+
+def release_memory() -> None:
+    """Give back to the system what nothing refers to any more."""
+    gc.collect()
+    if cuda := _cuda_in_use():
+        cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # not every system's library has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_mb(pid: int) -> float | None:

@@ -13,6 +13,7 @@ from worker.jobs.contract import Checkpoint, ErrorCode, JobResult, Stage, VideoR
 from worker.jobs.costs import Sample
 
 MAX_MESSAGE_BYTES = 1 << 20
+MODELLESS = "The worker could not load the model."  # for the owner of a job
 
 
 class Message(BaseModel):
@@ -60,8 +61,15 @@ class Exit(Message):
     type: Literal["exit"] = "exit"
 
 
+class Loading(Message):
+    """From the child: it begins to load a model for the runs that it was given."""
+
+    type: Literal["loading"] = "loading"
+    model: str
+
+
 class Ready(Message):
-    """From the child: the model is loaded and can serve."""
+    """From the child: a model is loaded and can serve; the first time, so is the child."""
 
     type: Literal["ready"] = "ready"
     pid: int
@@ -72,7 +80,14 @@ class Ready(Message):
     memory_mb: float | None = None  # a job's peak may reach this
     resumable: bool = False  # a film that one attempt began another goes on with
     batchable: bool = False  # several films at once cost less than one after the other
-    rehearsal: Sample | None = None  # a clip of the default size, before any job
+    rehearsal: Sample | None = None  # a clip of the default size; only before any job
+
+
+class Unloaded(Message):
+    """From the child: a model had to make room, or nobody has used it for a while."""
+
+    type: Literal["unloaded"] = "unloaded"
+    model: str
 
 
 class StageStarted(Message):
@@ -121,7 +136,8 @@ class CancelledMessage(Message):
 class Failed(Message):
     """From the child: the attempt failed; `fatal` means the child itself is unusable, `finished`
     that a whole film waits on this machine and only could not be stored, `crowded` that it had
-    no memory beside the other films of its batch, `full` that this machine's disk takes nothing."""
+    no memory beside the other films of its batch, `full` that this machine's disk takes nothing,
+    `modelless` that its model did not load."""
 
     type: Literal["error"] = "error"
     exec: str | None  # None: failed before any attempt, while loading
@@ -132,11 +148,20 @@ class Failed(Message):
     finished: bool = False
     crowded: bool = False
     full: bool = False
+    modelless: bool = False
 
 
 ToChild = Annotated[Run | Cancel | Yield | Exit, Field(discriminator="type")]
 FromChild = Annotated[
-    Ready | StageStarted | StepDone | CheckpointSaved | Done | CancelledMessage | Failed,
+    Loading
+    | Ready
+    | Unloaded
+    | StageStarted
+    | StepDone
+    | CheckpointSaved
+    | Done
+    | CancelledMessage
+    | Failed,
     Field(discriminator="type"),
 ]
 

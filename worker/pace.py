@@ -27,7 +27,7 @@ from worker.settings import WorkerSettings
 def main(orders: TextIO, answers: TextIO) -> None:
     """Answer requests until the input ends; the first line tells that the model is loaded."""
     config = read_config()
-    model, store = load_model(config), open_results(config.data_dir)
+    model, store = load_model(config, config.model), open_results(config.data_dir)
     answers.write(json.dumps({"model": model.card.id}) + "\n")
     answers.flush()
     for line in orders:
@@ -61,7 +61,7 @@ def read_config() -> ChildConfig:
     return ChildConfig(
         parent_pid=os.getppid(),
         loader=settings.model_loader,
-        model=settings.model,
+        model=settings.served[0],
         weights_dir=settings.weights_dir,
         device=settings.device,
         dtype=settings.dtype,

@@ -1,4 +1,4 @@
-"""How one worker is deployed: which model it holds, where, and how patient it is.
+"""How one worker is deployed: which models it serves, where, and how patient it is.
 
 Limits of a model are in its card, architecture in its config; neither is here.
 """
@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import structlog
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from worker.jobs.settings import DAY_S, JobSettings
 
@@ -21,10 +22,17 @@ Seconds = Annotated[float, Field(gt=0)]
 class WorkerSettings(JobSettings):
     """Settings of `python -m worker`, read from `PRAXINO_…` when instantiated."""
 
-    model: str = "pocket"  # id of the one model this worker keeps loaded
+    model: str = "pocket"  # id of the model this worker serves
+    # In its place several, as wan,ltx: it loads the first one, and others when their jobs come
+    models: Annotated[tuple[str, ...], NoDecode] = ()
+    loaded_models: Annotated[int, Field(ge=1)] = 1  # of them, kept at once; the longest unused goes
+    loaded_mb: Annotated[int, Field(ge=0)] = 0  # MiB that they may hold together; 0: any
+    idle_unload_s: Annotated[float, Field(ge=0)] = 0.0  # one unused for so long goes; 0: never
+    # Jobs of the loaded model go first for so long while others of their tier wait
+    model_turn_s: Annotated[float, Field(ge=0)] = 60.0
     # One of gpu_classes: jobs that are meant for it come here, besides those for any worker
     gpu_class: str = ""
-    weights_dir: Path | None = None  # folder of that model's weights; None: its own folder
+    weights_dir: Path | None = None  # folder of the one model's weights; None: its own folder
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", …
     # "auto", "float32", "bfloat16", "float16"; of open weights "float8", "int8" as well
     dtype: str = "auto"
@@ -42,7 +50,7 @@ class WorkerSettings(JobSettings):
     encoder: str = "auto"  # "auto" tries NVENC first; or "libx264", "h264_nvenc"
 
     rehearse: bool = True  # time a short clip before the first job, so that estimates hold
-    load_timeout_s: Seconds = 600.0  # loading the weights and rehearsing
+    load_timeout_s: Seconds = 600.0  # loading a model and rehearsing; no job's time runs meanwhile
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
     # A child that says nothing for so long while it computes hangs: another one goes on with the
     # job. More than its slowest step, and than decoding takes; 0: only the job's time limit counts
@@ -63,11 +71,33 @@ class WorkerSettings(JobSettings):
     max_child_memory_mb: Annotated[int, Field(ge=0)] = 0  # address space; 0 is no limit
     max_file_mb: Annotated[int, Field(ge=0)] = 0  # largest file the child may write; 0: no limit
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_names(cls, names: object) -> object:
+        return names.replace(",", " ").split() if isinstance(names, str) else names
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The ids of the models that this worker serves, the one it loads first first."""
+        return tuple(dict.fromkeys(self.models)) or (self.model,)
+
+    @model_validator(mode="after")
+    def _folder_of_one(self) -> "WorkerSettings":
+        if self.weights_dir is not None and len(self.served) > 1:
+            raise ValueError("weights_dir is the folder of one model, and there are several")
+        return self
+
     @model_validator(mode="after")
     def _known_class(self) -> "WorkerSettings":
         if self.gpu_class and self.gpu_class not in self.gpu_classes:
             known = ", ".join(self.gpu_classes) or "none"
             raise ValueError(f"gpu_class {self.gpu_class!r} is none of gpu_classes: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_keep_one_model(self) -> "WorkerSettings":
+        if self.ranks > 1 and (len(self.served) > 1 or self.idle_unload_s):
+            raise ValueError("ranks keep the one model that they began with")
         return self
 
     @model_validator(mode="after")

@@ -41,11 +41,12 @@ from worker.jobs.sharing import Sharing
 from worker.jobs.store import JobStore
 from worker.jobs.tenants import read_owner
 from worker.jobs.tracing import open_tracing
-from worker.launcher import Child, Launcher
+from worker.launcher import Child, Launcher, LoadFailed
 from worker.messages import Run
 from worker.patience import OUTAGES, persist
 from worker.presence import Presence
 from worker.pulse import Pulse
+from worker.repertoire import Repertoire
 from worker.rest import Rest
 from worker.settings import WorkerSettings
 from worker.shelf import Shelf
@@ -82,17 +83,18 @@ class Held:
 
 
 class Supervisor(BaseWorker):
-    """One worker: one model's queues, one child. Must be used on the main thread."""
+    """One worker: its models' queues, one child. Must be used on the main thread."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         url = settings.redis_url.get_secret_value()
         patient = worker_client(url, max(SHORTEST_TIMEOUT_S, settings.lease_s / 3))
         self._impatient = web_client(url)
-        names = transport.served_queues(settings.model, settings.gpu_class)
+        self._repertoire = Repertoire(settings.served, settings.gpu_class, settings.model_turn_s)
+        names = self._repertoire.queues()
         device = settings.device.replace(":", "")
         super().__init__(
-            [transport.JsonQueue(name, connection=patient) for name in names],
+            self._open(names, patient),
             name=f"{socket.gethostname()}-{device}-{uuid4().hex[:12]}",
             connection=patient,
             job_class=transport.JsonJob,
@@ -110,16 +112,16 @@ class Supervisor(BaseWorker):
         scratch = settings.data_dir.resolve() / "scratch"
         self._launcher = Launcher(settings, scratch / self.name)
         self._rest = Rest(scratch)
-        self._pace = Pace()
+        self._paces = {model: Pace() for model in settings.served}
         self._pulse = Pulse(settings.data_dir, "worker")
         self._presence = Presence(
             self._quick_store,
             self.name,
-            settings.model,
             settings.gpu_class,
             settings.worker_ttl_s,
             self._launcher,
-            self._pace,
+            self._repertoire,
+            self._paces,
             self._pulse,
         )
         self._tracing = open_tracing("worker")
@@ -129,7 +131,7 @@ class Supervisor(BaseWorker):
     # Life
 
     def serve(self) -> None:
-        """Load the model, take jobs until told to stop, leave in order.
+        """Load the first model, take jobs until told to stop, leave in order.
 
         raises LoadFailed, CrashLoop; the last outage if the queue server stays away too long
         """
@@ -140,7 +142,7 @@ class Supervisor(BaseWorker):
             self._persist(self.subscribe, "subscribe")
             self._persist(self._clear_shelf, "clear shelf")
             self._presence.announce("idle")
-            log.info("worker.ready", worker=self.name, model=self.settings.model)
+            log.info("worker.ready", worker=self.name, models=self.settings.served)
             while not self._drain.begun:
                 self._serve_one()
         except Stopped:
@@ -152,18 +154,20 @@ class Supervisor(BaseWorker):
         log.info("worker.stopped", worker=self.name)
 
     def _serve_one(self) -> None:
-        loads = self._launcher.loads
         child = self._child()
         awake = self._rest.over()
         try:
-            if self._presence.due() or self._launcher.loads > loads:
-                self._presence.announce("idle" if awake else "resting")
+            names = self._repertoire.queues()
+            if self._presence.due() or self._presence.outdated():
+                self._presence.announce("idle" if awake and names else "resting")
                 self.heartbeat()
-            if not awake:
+            if not awake or not names:
                 time.sleep(DOZE_S)
                 return
-            taken = transport.JsonQueue.dequeue_any(self.queues, DEQUEUE_S, self.connection)
+            queues = self._open(names, self.connection)
+            taken = transport.JsonQueue.dequeue_any(queues, DEQUEUE_S, self.connection)
         except DequeueTimeout:
+            self._repertoire.nobody_waits()
             return
         except OUTAGES as error:
             log.warning("queue.unreachable", action="dequeue", error=type(error).__name__)
@@ -173,11 +177,26 @@ class Supervisor(BaseWorker):
             self._take(taken[0], child)
 
     def _child(self) -> Child:
-        loads = self._launcher.loads
-        child = self._launcher.ensure(self._stay_known)
-        if self._launcher.loads > loads and child.ready is not None:
-            self._presence.meet(child.ready)
+        """A child that runs, with a model loaded if it is new. raises LoadFailed, CrashLoop"""
+        try:
+            child = self._launcher.ensure(self._repertoire.next_up(), self._stay_known)
+        except LoadFailed as error:
+            self._repertoire.failed(self._repertoire.next_up())
+            if self._repertoire.queues():
+                log.error("model.load_failed", reason=str(error))
+                return self._child()
+            raise
+        self._meet()
         return child
+
+    def _meet(self) -> None:
+        """Whatever the child has loaded or unloaded meanwhile."""
+        for ready in self._launcher.news():
+            self._repertoire.loaded(ready.model)
+            self._presence.meet(ready)
+
+    def _open(self, names: Sequence[str], redis: Redis) -> list[transport.JsonQueue]:
+        return [transport.JsonQueue(name, connection=redis) for name in names]
 
     def _register(self) -> None:
         with contextlib.suppress(ValueError):  # the name is ours alone: a repeat after a lost reply
@@ -202,10 +221,11 @@ class Supervisor(BaseWorker):
             return
         first = self._claim(entry)
         if first is not None:
-            self._make([first, *self._mates(first, child)], child)
+            self._make([first, *self._mates(first)], child)
 
     def _claim(self, entry: Entry) -> Held | None:
         """Claim a job that was taken from its queue; None if there is nothing to do for it."""
+        self._repertoire.took(entry.origin)
         execution = self._persist(lambda: self.prepare_execution(entry), "lease")
         wip = transport.wip_key(entry.origin)
         claim = self._persist(
@@ -223,14 +243,15 @@ class Supervisor(BaseWorker):
         self._persist(lambda: self._begin(entry), "begin")
         return Held(entry, execution, claim, job, trail)
 
-    def _mates(self, first: Held, child: Child) -> list[Held]:
+    def _mates(self, first: Held) -> list[Held]:
         """Jobs that are made in one batch with this one. One that was given back is made alone,
         for it may be what ended its batch."""
-        most = self._room(first, child) - 1
+        most = self._room(first) - 1
         if most < 1 or first.claim.attempt > 1 or self._drain.begun:
             return []
         try:
-            ids = self._quick_store.mates(first.job, most, self.settings.gpu_class)
+            before = self._repertoire.before(first.entry.origin)
+            ids = self._quick_store.mates(first.job, most, before)
         except OUTAGES as error:  # what it took all the same the janitor puts back
             log.warning("queue.unreachable", action="mates", error=type(error).__name__)
             return []
@@ -242,13 +263,13 @@ class Supervisor(BaseWorker):
                 mates.append(held)
         return mates
 
-    def _room(self, first: Held, child: Child) -> int:
+    def _room(self, first: Held) -> int:
         """How many jobs like this one may be made at once."""
-        ready, most = child.ready, self.settings.batch
+        request, timeout_s = first.job.request, first.claim.timeout_s
+        ready, most = self._presence.known.get(request.model), self.settings.batch
         if most == 1 or ready is None or not ready.batchable:
             return 1
-        pace, timeout_s = self._pace, first.claim.timeout_s
-        request = first.job.request
+        pace = self._paces[request.model]
         return min(most, fitting(request, pace.curve, pace.samples, ready.memory_mb, timeout_s))
 
     def _entry(self, job_id: str, first: Held) -> Entry | None:
@@ -273,15 +294,19 @@ class Supervisor(BaseWorker):
         finally:
             self._attempts = ()
         # What may take its time comes last: meanwhile no lease is renewed.
-        if self._launcher.has_child():
+        self._meet()
+        verdicts = {outcome.verdict for _, outcome, _ in ended}
+        if self._launcher.has_child() and Verdict.MODELLESS not in verdicts:
             self._launcher.went_well()
-        self._reckon({outcome.verdict for _, outcome, _ in ended})
+        self._reckon(verdicts, batch[0].job.request.model)
         for held, outcome, ending in ended:
             self._tidy(held, outcome, ending)
         self._presence.announce(self._idle_state())
 
-    def _reckon(self, verdicts: set[Verdict]) -> None:
-        """Whether to rest before the next job."""
+    def _reckon(self, verdicts: set[Verdict], model: str) -> None:
+        """Whether to rest before the next job, or before the next of this model."""
+        if Verdict.MODELLESS in verdicts:
+            self._repertoire.failed(model)
         if Verdict.ROOMLESS in verdicts:
             self._rest.begin()
         elif Verdict.DONE in verdicts:
@@ -291,15 +316,17 @@ class Supervisor(BaseWorker):
         """What a worker without a job does."""
         if self._drain.begun:
             return "draining"
-        return "idle" if self._rest.over() else "resting"
+        return "idle" if self._rest.over() and self._repertoire.queues() else "resting"
 
     def _attempt(self, held: Held, child: Child, *, shared: bool, more: bool) -> Attempt:
         job, claim = held.job, held.claim
+        pace = self._paces[job.request.model]
         desk = QueueDesk(
             self._quick_store,
             job,
             held.token,
             self.settings.gpu_class,
+            self._repertoire.models,
             lambda: self._renew(held.entry, held.execution),
             self._drain.must_leave,
             held.trail.follow,
@@ -318,9 +345,10 @@ class Supervisor(BaseWorker):
             child,
             run,
             desk,
-            self._pace.aside() if shared else self._pace,
+            pace.aside() if shared else pace,
             claim.timeout_s,
             self.settings.cancel_grace_s,
+            self.settings.load_timeout_s,
             self.settings.lease_s / 4,
             self.settings.silence_s,
         )
@@ -347,8 +375,9 @@ class Supervisor(BaseWorker):
         self._clear(held.job, held.token, ending, outcome.checkpointed)
         if ending is Ending.COMPLETED:
             hand_out(self._sharing, held.job.id, held.job.tenant)
-            self._pace.note_settled()
-            self._presence.share()
+            model = held.job.request.model
+            self._paces[model].note_settled()
+            self._presence.share(model)
         held.trail.end(ending)
 
     def _clear(self, job: Job, token: str, ending: Ending, checkpointed: bool) -> None:

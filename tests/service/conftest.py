@@ -37,6 +37,7 @@ from worker.jobs.artifacts import (
 )
 from worker.jobs.catalog import TASKS, InputLimits, ModelCard, Span
 from worker.jobs.contract import ErrorCode, Job, JobError, JobResult, Progress, Stage, Status
+from worker.jobs.outcomes import Serving as ServedModel
 from worker.jobs.outcomes import WorkerInfo
 from worker.jobs.settings import JobSettings
 from worker.jobs.store import JobStore
@@ -255,7 +256,13 @@ class Hand:
 
     def announce(self, state: str, model: str = "pocket") -> None:
         """Put a worker on the roster."""
-        info = WorkerInfo(name=f"hand-{model}-{state}", model=model, state=state, pid=os.getpid())
+        info = WorkerInfo(
+            name=f"hand-{model}-{state}",
+            model=model,
+            state=state,
+            pid=os.getpid(),
+            serving=(ServedModel(model=model, loaded=True),),
+        )
         self.store.put_worker(info, ttl_s=30)
 
     @contextlib.contextmanager

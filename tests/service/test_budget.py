@@ -10,7 +10,7 @@ from service.outlook import FRESH_S
 from tests.cards import plain_card
 from worker.jobs.catalog import CostCurve
 from worker.jobs.costs import Sample, Shape
-from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.outcomes import Serving, WorkerInfo
 
 PROMPT = "a red fox walks to the left"
 CURVE = CostCurve(
@@ -43,8 +43,7 @@ def staff(store, memory_mb, name="w", gpu_class=""):
         state="idle",
         pid=1,
         gpu_class=gpu_class,
-        samples=(sample,),
-        memory_mb=memory_mb,
+        serving=(Serving(model="pocket", samples=(sample,), memory_mb=memory_mb),),
     )
     store.put_worker(info, ttl_s=60)
 
@@ -98,7 +97,10 @@ def test_one_worker_that_can_is_enough(serving, cards, store):
 def test_nothing_is_refused_while_nobody_measured(serving, cards, store):
     with serving(cards=cards, job_timeout_s=0.001).client() as client:
         assert create(client, size="256x256", num_frames=32).status_code == 200
-        store.put_worker(WorkerInfo(name="w", model="pocket", state="idle", pid=1, memory_mb=1), 60)
+        told = (Serving(model="pocket", memory_mb=1),)
+        store.put_worker(
+            WorkerInfo(name="w", model="pocket", state="idle", pid=1, serving=told), 60
+        )
         time.sleep(FRESH_S)
         assert create(client, size="256x256", num_frames=32).status_code == 200
 

@@ -10,7 +10,7 @@ from worker.jobs import keys
 from worker.jobs.contract import ErrorCode
 from worker.jobs.costs import Sample, Shape
 from worker.jobs.outbox import Outbox
-from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.outcomes import Serving, WorkerInfo
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards" / "praxino.json"
 METRIC = re.compile(r"\b(?:praxino|process)_\w+")
@@ -52,11 +52,17 @@ def exposition(serving, hand, make_submission):
             "model": "pocket",
             "state": "idle",
             "pid": 1,
-            "weights_sha256": "ab" * 32,
         }
-        worker = WorkerInfo(
-            **basics, seconds_per_step=0.25, memory_mb=1024, peak_mb=512, samples=(sample,)
+        told = Serving(
+            model="pocket",
+            loaded=True,
+            weights_sha256="ab" * 32,
+            seconds_per_step=0.25,
+            memory_mb=1024,
+            peak_mb=512,
+            samples=(sample,),
         )
+        worker = WorkerInfo(**basics, serving=(told,))
         hand.store.put_worker(worker, ttl_s=30)
         order = {"prompt": "a red fox", "seed": 3}
         ids = [client.post("/v1/videos", json=order | {"seed": n}).json()["id"] for n in range(4)]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from worker.jobs import transport
 from worker.jobs.contract import ErrorCode, JobError
-from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.outcomes import Serving, WorkerInfo
 from worker.jobs.pause import Pause
 from worker.jobs.store import JobStore
 
@@ -58,17 +58,28 @@ def test_workers_are_listed_with_what_they_say_and_when(call: Any, store: JobSto
         gpu_class="h100",
         job_id="video_" + "1" * 32,
         loads=2,
-        weights_sha256="ab" * 32,
-        seconds_per_step=0.25,
-        memory_mb=8192.0,
+        serving=(
+            Serving(
+                model="pocket",
+                loaded=True,
+                weights_sha256="ab" * 32,
+                seconds_per_step=0.25,
+                memory_mb=8192.0,
+            ),
+            Serving(model="second"),
+            Serving(model="third", broken=True),
+        ),
     )
     store.put_worker(info, ttl_s=30)
-    [row] = read(call("workers", "--json"))
+    [row, second, third] = read(call("workers", "--json"))
+    assert [each["held"] for each in (second, third)] == ["unloaded", "broken"]
+    assert (second["job"], second["weights"]) == (None, None)
     assert 0 <= row.pop("heard_s_ago") < 20
     assert row == {
         "name": "host-cuda0-1",
         "state": "busy",
         "model": "pocket",
+        "held": "loaded",
         "class": "h100",
         "weights": "abababababab",
         "job": "video_" + "1" * 32,

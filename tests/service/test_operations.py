@@ -113,7 +113,7 @@ def test_models_tell_their_limits_and_readiness(client, hand):
     hand.announce("starting")
     hand.announce("idle")
     model = client.get("/v1/videos/models").json()["data"][0]
-    assert (model["ready"], model["workers"]) == (True, 2)
+    assert (model["ready"], model["workers"], model["loaded"]) == (True, 2, 2)
 
 
 def test_what_models_tell_is_what_create_accepts(serving, two_cards):

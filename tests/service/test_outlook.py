@@ -7,9 +7,10 @@ import pytest
 import service.outlook
 from service.outlook import EFFORT, FRESH_S, Outlook, median_error
 from tests.cards import plain_card, plain_catalog
-from worker.jobs.contract import ErrorCode, JobError, Progress, Stage
+from worker.jobs.contract import ErrorCode, JobError, Progress, Stage, Tier
 from worker.jobs.costs import Sample, estimate, shape_of
-from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.outcomes import Serving, WorkerInfo
+from worker.jobs.pause import Pause
 
 RUN_S = 10.0
 
@@ -32,8 +33,7 @@ def staff(store, make_request):
                 state=state,
                 pid=1,
                 job_id=job_id,
-                samples=samples,
-                memory_mb=memory_mb,
+                serving=(Serving(model="pocket", samples=samples, memory_mb=memory_mb),),
             ),
             ttl_s=60,
         )
@@ -209,6 +209,57 @@ def test_a_picture_reads_a_few_rows_and_takes_those_between_for_their_likes(
     assert sum(read) == 21
     assert first == pytest.approx(RUN_S * 21, abs=1)
     assert known == pytest.approx(RUN_S * 20 + 20, abs=1)
+
+
+@pytest.fixture
+def shared(store, make_request):
+    """Puts workers on the roster that serve two models, in 10 s and in 20 s, and hold the first."""
+    fast = Sample(shape=shape_of(make_request()), lead_s=1, step_s=0.4, tail_s=1, jobs=1)
+    slow = fast.model_copy(update={"step_s": 0.9})
+
+    def put(name="w", **fields):
+        serving = (
+            Serving(model="pocket", loaded=True, samples=(fast,), weights_sha256="ab"),
+            Serving(model="other", samples=(slow,), load_s=30.0),
+        )
+        info = WorkerInfo(name=name, model="pocket", state="idle", pid=1, serving=serving)
+        store.put_worker(info.model_copy(update=fields), ttl_s=60)
+
+    return put
+
+
+def test_jobs_of_other_models_of_the_same_workers_are_work_ahead(
+    outlook, shared, store, make_submission
+):
+    shared()
+    others = [store.submit(make_submission(model="other")).job for _ in range(2)]
+    own = [store.submit(make_submission()).job for _ in range(2)]
+    # In turn: other's first with its loading, then ours, and so on.
+    assert outlook.eta_s(own[1]) == pytest.approx(30 + 2 * 20 + 2 * RUN_S, abs=1)
+    assert outlook.eta_s(others[1]) == pytest.approx(30 + 2 * 20 + RUN_S, abs=1)
+    urgent = store.submit(make_submission(tier=Tier.PRIORITY)).job
+    again = Outlook(store, plain_catalog())
+    assert again.eta_s(urgent) == pytest.approx(RUN_S, abs=1)
+    Pause(store.redis).pause("other")
+    again = Outlook(store, plain_catalog())
+    assert again.eta_s(own[1]) == pytest.approx(3 * RUN_S, abs=1)
+    assert outlook.weights("pocket") == "ab"
+    assert outlook.weights("other") is None  # never loaded: nobody knows
+
+
+def test_only_workers_that_take_a_models_jobs_count_for_it(
+    outlook, shared, staff, store, make_submission
+):
+    shared()
+    staff("alone")
+    other, own = (store.submit(make_submission(model=name)).job for name in ("other", "pocket"))
+    assert outlook.eta_s(other) == pytest.approx(50, abs=1)
+    assert outlook.eta_s(own) == pytest.approx(RUN_S, abs=1)  # on the worker that is alone
+    broken = Serving(model="other", broken=True)
+    shared(serving=(broken,))
+    again = Outlook(store, plain_catalog())
+    assert again.eta_s(other) is None
+    assert again.run_s(other.request) is None
 
 
 def test_an_outage_costs_the_forecast_and_no_answer(outlook, staff, store, make_submission, valkey):

@@ -6,15 +6,20 @@ from typing import Any
 import pytest
 
 from service.outlook import FRESH_S
-from worker.jobs.outcomes import WorkerInfo
+from worker.jobs.outcomes import Serving, WorkerInfo
 
 BODY = {"prompt": "a red fox walks to the left", "seed": 5}
+
+
+def of_weights(name: str, sha256: str) -> WorkerInfo:
+    told = Serving(model="pocket", loaded=True, weights_sha256=sha256)
+    return WorkerInfo(name=name, model="pocket", state="idle", pid=1, serving=(told,))
 
 
 @pytest.fixture
 def make(client: Any, store: Any) -> Any:
     """Orders with a worker up whose weights are those of the hand's films."""
-    info = WorkerInfo(name="w", model="pocket", state="idle", pid=1, weights_sha256="ab" * 32)
+    info = of_weights("w", "ab" * 32)
     store.put_worker(info, ttl_s=600)
     time.sleep(FRESH_S + 0.1)  # what the API knew of another test's workers is stale by then
 
@@ -66,7 +71,7 @@ def test_a_request_while_an_equal_one_waits_joins_it(client: Any, make: Any) -> 
 
 def test_other_weights_make_another_film(make: Any, hand: Any, store: Any) -> None:
     hand.finish(make()["id"])
-    info = WorkerInfo(name="w2", model="pocket", state="idle", pid=1, weights_sha256="cd" * 32)
+    info = of_weights("w2", "cd" * 32)
     store.put_worker(info, ttl_s=600)
     time.sleep(FRESH_S + 0.1)
     assert not make()["cached"]

@@ -122,7 +122,11 @@ class Studio:
         """What the worker last said about itself."""
         assert is_running(process.pid), process.log.read_text()
         found = [worker for worker in self.store.workers() if worker.pid == process.pid]
-        return found[0] if found else WorkerInfo(name="", model="", state="", pid=process.pid)
+        return (
+            found[0]
+            if found
+            else WorkerInfo(name="", model="", state="", pid=process.pid, serving=())
+        )
 
     def submit(self, prompt: str = "a square", **fields: Any) -> str:
         """Admit a job; its id."""

@@ -6,17 +6,24 @@ import pytest
 
 from service.outlook import Outlook, median_error
 from tests.cards import plain_card, plain_catalog
-from tests.worker.conftest import Studio, read_submission, until
+from tests.worker.conftest import Process, Studio, read_submission, until
 from worker.forecast import Pace
 from worker.jobs.catalog import CostCurve
 from worker.jobs.contract import Status, VideoRequest
 from worker.jobs.costs import Sample, shape_of
+from worker.jobs.outcomes import Serving
 
 PACE = "pace=0.1"  # most of a job is waiting, so that a busy machine matters little
 
 
 def request(**fields: object) -> VideoRequest:
     return read_submission({"prompt": "a square"} | fields).request
+
+
+def told(studio: Studio, worker: Process) -> Serving:
+    """What a worker says about its one model."""
+    (found,) = studio.info(worker).serving
+    return found
 
 
 def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
@@ -45,15 +52,15 @@ def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
         assert eta is not None
         pairs.append((eta, job.completed_at - at))
     assert median_error(pairs) <= 0.25, pairs
-    until(lambda: studio.info(worker).samples[-1].jobs == 6, what="the last job's lesson")
-    info = studio.info(worker)
+    until(lambda: told(studio, worker).samples[-1].jobs == 6, what="the last job's lesson")
+    info = told(studio, worker)
     assert info.memory_mb is not None
     learned = studio.store.learned("pocket")
     assert [sample.shape for sample in learned] == [info.samples[-1].shape]
 
 
 def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
-    info = studio.info(studio.worker(rehearse=True))
+    info = told(studio, studio.worker(rehearse=True))
     [sample] = info.samples
     assert (sample.jobs, sample.shape.num_frames) == (0, plain_card().default_frames)
     assert sample.step_s >= 0.002  # the model's own pace
@@ -64,7 +71,7 @@ def test_a_worker_is_rehearsed_before_its_first_job(studio: Studio) -> None:
 
 def test_without_rehearsal_the_worker_learns_from_jobs_alone(studio: Studio) -> None:
     worker = studio.worker()
-    assert studio.info(worker).samples == ()
+    assert told(studio, worker).samples == ()
     assert studio.ended(studio.submit()).status is Status.COMPLETED
     until(lambda: len(studio.store.learned("pocket")) == 1, what="the job's lesson")
 

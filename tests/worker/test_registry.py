@@ -25,7 +25,8 @@ def test_diffusion_model_makes_the_film_asked_for(studio: Studio, tmp_path: Path
             pictures.append([frame.to_ndarray().tobytes() for frame in film.decode(video=0)])
     assert len(pictures[0]) == 9
     assert pictures[0] == pictures[1]
-    assert job.result.model_sha256 == studio.info(worker).weights_sha256
+    (served,) = studio.info(worker).serving
+    assert job.result.model_sha256 == served.weights_sha256
     assert job.result.peak_memory_mb > 0
     # The supervisor drove torch without loading it.
     assert "libtorch" in Path(f"/proc/{worker.child_pid()}/maps").read_text()

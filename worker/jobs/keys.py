@@ -28,7 +28,7 @@ BELL = f"{PREFIX}bell:"
 TAKEN = f"{PREFIX}taken:"
 SHARE = f"{PREFIX}share:"
 FOLLOWERS = f"{PREFIX}followers:"
-ROOM = f"{PREFIX}room:"  # by model, the attempt that makes room for a job of a higher tier
+ROOM = f"{PREFIX}room:"  # by model, the attempt that makes room for a job of it
 
 API_KEYS = f"{PREFIX}keys"  # hex digests of all API keys ever made by their names
 FILES = f"{PREFIX}files"  # uploaded files, tenant/id, by the time their bytes may go

@@ -195,19 +195,38 @@ class CancelOutcome(StrEnum):
     TERMINAL = "terminal"  # it had ended otherwise
 
 
+class Serving(Record):
+    """What a worker says about one of its models."""
+
+    model: str
+    loaded: bool = False  # right now; if not, its next job begins by loading it
+    broken: bool = False  # it did not load: for a while this worker takes no job of it
+    weights_sha256: str = ""  # when it was last loaded here; "": it never was
+    seconds_per_step: float | None = None
+    load_s: float | None = None  # likewise
+    memory_mb: float | None = None  # a job's peak may reach this; None: not known
+    peak_mb: float = 0.0  # the largest peak among the shapes it remembers; 0: not known
+    samples: tuple[Sample, ...] = ()  # what clips took here, by shape
+
+
 class WorkerInfo(Record):
     """What a worker says about itself every few seconds."""
 
     name: str
-    model: str
+    model: str  # whose job it makes, or made last; before the first one, the first it loads
     state: str  # starting, idle, busy, resting or draining
     pid: int
     gpu_class: str = ""  # "": it only takes jobs that are meant for any
     job_id: str | None = None
-    loads: int = 0  # times the model was loaded
-    weights_sha256: str = ""
-    seconds_per_step: float | None = None
-    load_s: float | None = None
-    memory_mb: float | None = None  # a job's peak may reach this; None: not known
-    peak_mb: float = 0.0  # the largest peak among the shapes it remembers; 0: not known
-    samples: tuple[Sample, ...] = ()  # what clips took here, by shape
+    loads: int = 0  # times a model was loaded
+    serving: tuple[Serving, ...]  # its models
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Those whose jobs it takes."""
+        return tuple(each.model for each in self.serving if not each.broken)
+
+    def of(self, model: str) -> Serving | None:
+        """What it says about a model; None if it takes no jobs of it."""
+        found = (each for each in self.serving if each.model == model and not each.broken)
+        return next(found, None)

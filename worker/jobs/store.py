@@ -161,17 +161,19 @@ class JobStore:
         job, timeout_s = row.to_job(job_id, fields), float(fields["job_timeout"])
         return Claim(job, int(attempt), None, timeout_s, row.checkpoint(fields))
 
-    def mates(self, job: Job, most: int, worker_class: str = "") -> Ids:
+    def mates(self, job: Job, most: int, before: Sequence[str] | None = None) -> Ids:
         """Further jobs to be made in one batch with one that was just taken, at most so many;
         each is taken as if it had been dequeued. Those who are next, as long as they are alike.
 
-        worker_class  of the worker that took it
+        before  the names of the queues that the worker which took it serves before this one's;
+                None: as one of its class and of its model alone does
         """
         queue = (job.request.model, job.tier, job.gpu_class)
         own = transport.intermediate_key(transport.queue_name(*queue))
-        before = map(transport.queue_key, transport.queues_before(*queue, worker_class))
-        limits = (most, MATE_AFTER_S)
-        return cast(Ids, self._scripts.call("mates", uuid4().hex, job.id, *limits, own, *before))
+        names = transport.queues_before(*queue) if before is None else before
+        keys = map(transport.queue_key, names)
+        asked = (uuid4().hex, job.id, most, MATE_AFTER_S, own)
+        return cast(Ids, self._scripts.call("mates", *asked, *keys))
 
     def report(self, job_id: str, exec: str, progress: Progress) -> bool:
         """Write progress; False if the attempt no longer owns the job."""
@@ -185,14 +187,20 @@ class JobStore:
         written = checkpoint.model_dump_json()
         return bool(self._scripts.call("checkpoint", job_id, exec, written) == "owned")
 
-    def outranked(self, job: Job, exec: str, worker_class: str = "") -> bool:
+    def outranked(
+        self, job: Job, exec: str, worker_class: str = "", models: Sequence[str] = ()
+    ) -> bool:
         """Whether the attempt shall write a checkpoint and make room: its job is of the lowest
         tier, and one of the highest has found no worker.
 
         worker_class  of the worker that runs it
+        models        that this worker would make it of; none: the job's own
         """
-        classes = dict.fromkeys((worker_class, ""))
-        names = (transport.queue_name(job.request.model, Tier.PRIORITY, each) for each in classes)
+        names = (
+            transport.queue_name(model, Tier.PRIORITY, each)
+            for model in models or (job.request.model,)
+            for each in dict.fromkeys((worker_class, ""))
+        )
         asked = (job.id, exec, Tier.FLEX, ROOM_AFTER_S, ROOM_EVERY_S, ROOM_TIMES)
         above = map(transport.queue_key, names)
         return bool(self._scripts.call("outrank", *asked, *above) == "yes")
@@ -300,9 +308,9 @@ class JobStore:
 
     # Forecast
 
-    def waiting(self, model: str) -> Ids:
-        """The ids that wait for a model, next one first."""
-        lists = map(transport.queue_key, self._queues(model))
+    def waiting(self, model: str, tier: Tier | None = None) -> Ids:
+        """The ids that wait for a model, or of these one tier's, next one first."""
+        lists = map(transport.queue_key, self._queues(model, tier))
         return cast(Ids, self._scripts.call("order", *lists))
 
     def upsets(self, model: str) -> int:
@@ -316,8 +324,9 @@ class JobStore:
 
     # Inner steps
 
-    def _queues(self, model: str) -> Sequence[str]:
-        return transport.model_queues(model, self.settings.gpu_classes)
+    def _queues(self, model: str, tier: Tier | None = None) -> Sequence[str]:
+        tiers = Tier if tier is None else (tier,)
+        return transport.model_queues(model, self.settings.gpu_classes, tiers)
 
     def _admit(self, job_id: str, submission: Submission) -> tuple[str, str, int]:
         model, gpu_class = submission.request.model, submission.gpu_class

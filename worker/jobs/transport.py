@@ -211,24 +211,22 @@ def queue_name(model: str, tier: Tier = Tier.DEFAULT, gpu_class: str = "") -> st
     return f"praxino-{model}{whose}" + ("" if tier is Tier.DEFAULT else f":{tier}")
 
 
-def model_queues(model: str, gpu_classes: Sequence[str] = ()) -> list[str]:
-    """The names of a model's queues, the one that is served first first."""
-    return [queue_name(model, tier, each) for tier in Tier for each in (*gpu_classes, "")]
-
-
-def served_queues(model: str, gpu_class: str) -> list[str]:
-    """The names of the queues that a worker listens to, the one that it serves first first."""
-    return model_queues(model, (gpu_class,) if gpu_class else ())
-
-
-def queues_before(
-    model: str, tier: Tier, gpu_class: str = "", worker_class: str | None = None
+def model_queues(
+    model: str, gpu_classes: Sequence[str] = (), tiers: Iterable[Tier] = Tier
 ) -> list[str]:
-    """The names of the queues that are served before one.
+    """The names of a model's queues of some tiers, the one that is served first first."""
+    return [queue_name(model, tier, each) for tier in tiers for each in (*gpu_classes, "")]
 
-    worker_class  of the worker that serves it; None: one that serves as few others as any
-    """
-    served = served_queues(model, gpu_class if worker_class is None else worker_class)
+
+def served_queues(model: str, gpu_class: str, tiers: Iterable[Tier] = Tier) -> list[str]:
+    """The names of those of a model's queues that a worker listens to, likewise."""
+    return model_queues(model, (gpu_class,) if gpu_class else (), tiers)
+
+
+def queues_before(model: str, tier: Tier, gpu_class: str = "") -> list[str]:
+    """The names of a model's queues that are served before one, by a worker that serves as few
+    others as any."""
+    served = served_queues(model, gpu_class)
     return served[: served.index(queue_name(model, tier, gpu_class))]
 
 

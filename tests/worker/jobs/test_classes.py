@@ -106,9 +106,23 @@ def test_mates_are_taken_only_if_nothing_is_served_before(classed, monkeypatch):
     leader = classed.store.peek([take(classed, "") or ""])[0]
     assert leader.id == first.id
     meant = classed.submit(gpu_class="large")
-    assert classed.store.mates(leader, 1, "large") == []
+    before = transport.served_queues("pocket", "large")
+    before = before[: before.index(transport.queue_name("pocket"))]
+    assert classed.store.mates(leader, 1, before) == []
     assert take(classed, "large") == meant.id
-    assert classed.store.mates(leader, 1, "large") == [mate.id]
+    assert classed.store.mates(leader, 1, before) == [mate.id]
+
+
+def test_the_folder_of_one_model_is_not_that_of_several():
+    several = {"models": "one, two,one"}
+    settings = WorkerSettings(redis_url="redis://host", **several)
+    assert (settings.served, settings.model) == (("one", "two"), "pocket")
+    assert WorkerSettings(redis_url="redis://host", weights_dir="w").served == ("pocket",)
+    with pytest.raises(ValidationError, match="there are several"):
+        WorkerSettings(redis_url="redis://host", weights_dir="w", **several)
+    for fields in (several, {"idle_unload_s": 1}):
+        with pytest.raises(ValidationError, match="ranks keep the one model"):
+            WorkerSettings(redis_url="redis://host", ranks=2, **fields)
 
 
 def test_a_class_that_is_not_there_is_refused(classed, make_submission):

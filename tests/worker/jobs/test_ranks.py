@@ -68,6 +68,16 @@ def test_a_job_that_has_just_come_waits_for_an_idle_worker_first(bench, monkeypa
     assert bench.store.outranked(job, exec)
 
 
+def test_a_worker_of_several_models_makes_room_for_any_of_them(bench):
+    first, second = bench.running(tier=Tier.FLEX), bench.running(tier=Tier.FLEX, model="other")
+    bench.submit(tier=Tier.PRIORITY, model="other")
+    assert not bench.store.outranked(*first)
+    assert bench.store.outranked(*first, "", ("pocket", "other"))
+    assert not bench.store.outranked(*second, "", ("pocket", "other"))  # one is enough
+    bench.submit(tier=Tier.PRIORITY)
+    assert bench.store.outranked(*second, "", ("pocket", "other"))
+
+
 PRIORITY = transport.queue_key(transport.queue_name("pocket", Tier.PRIORITY))
 
 

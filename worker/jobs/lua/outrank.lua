@@ -4,32 +4,29 @@
 --       makes room, seconds until another job may make room, times that a job does, their lists
 -- Returns yes | no; yes again for the attempt that was told so last.
 local id, exec, tier = ARGV[1], ARGV[2], ARGV[3]
-local row = redis.call('HMGET', JOB .. id, 'exec', 'tier', 'yielded', 'model')
+local row = redis.call('HMGET', JOB .. id, 'exec', 'tier', 'yielded')
 if exec == '' or row[1] ~= exec or row[2] ~= tier then
   return 'no'
 end
 
--- Whether one has waited in a list for too long; in a paused one nobody would take it.
-local function is_due(list)
+-- The model of one that has waited in a list for too long; in a paused one nobody would take it.
+local function due_in(list)
   local first = not is_paused(list) and redis.call('LINDEX', list, 0)
   local since = first and field(first, 'created_at')
-  return since and now() - tonumber(since) >= tonumber(ARGV[4])
+  return since and now() - tonumber(since) >= tonumber(ARGV[4]) and field(first, 'model')
 end
 
-local due = false
+local spent = tonumber(row[3] or 0) >= tonumber(ARGV[6])
 for i = 7, #ARGV do
-  due = due or is_due(ARGV[i])
+  local model = due_in(ARGV[i])
+  local holder = model and redis.call('GET', ROOM .. model)
+  if holder == exec then
+    return 'yes'
+  end
+  if model and not holder and not spent then
+    redis.call('SET', ROOM .. model, exec, 'EX', ARGV[5])
+    redis.call('HINCRBY', JOB .. id, 'yielded', 1)
+    return 'yes'
+  end
 end
-if not due then
-  return 'no'
-end
-local holder = redis.call('GET', ROOM .. row[4])
-if holder then
-  return holder == exec and 'yes' or 'no'
-end
-if tonumber(row[3] or 0) >= tonumber(ARGV[6]) then
-  return 'no'
-end
-redis.call('SET', ROOM .. row[4], exec, 'EX', ARGV[5])
-redis.call('HINCRBY', JOB .. id, 'yielded', 1)
-return 'yes'
+return 'no'
