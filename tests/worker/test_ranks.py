@@ -101,9 +101,9 @@ def child(folder: Path) -> Iterator[Child]:
 
 
 def test_a_child_of_ranks_stops_films_and_goes_on_with_them(child: Child) -> None:
-    assert child.ready is not None
-    assert child.ready.resumable
-    assert not child.ready.batchable
+    ready = child.loaded[NAME]
+    assert ready.resumable
+    assert not ready.batchable
     films = []
     child.send(order("whole", **FIELDS))
     films.append(hear(child, "done", "error"))
@@ -161,3 +161,5 @@ def test_ranks_choose_their_devices() -> None:
     assert WorkerSettings(**given).ranks == 1
     with pytest.raises(ValidationError, match="2 ranks take the first GPUs"):
         WorkerSettings(**given, ranks=2, device="cuda:1")
+    with pytest.raises(ValidationError, match="keep the one model"):
+        WorkerSettings(**given, ranks=2, models="wan,ltx")
