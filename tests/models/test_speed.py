@@ -26,7 +26,7 @@ from tests.models.wilds import FRAMES, LENGTHS, build
 # Of diffusers' own making: a scheduler hands a tensor to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-MATH = "_native_math"
+PLAIN, MATH = "native", "_native_math"
 
 
 @pytest.fixture(scope="module", params=["wan-2.1", "ltx"])
@@ -62,7 +62,7 @@ def draw(model: OpenModel, quality: str | None = None) -> np.ndarray:
     return model.draw(task_of(model, quality), silent)
 
 
-def state(model: OpenModel) -> tuple[object, ...]:
+def state(model: OpenModel) -> tuple[str, list[Any], list[Any]]:
     """What a fast film could leave behind: of the process, of processors, of blocks."""
     network = model.place.pipe.transformer
     processors = [
@@ -74,13 +74,14 @@ def state(model: OpenModel) -> tuple[object, ...]:
     assert processors
     assert forwards
     active, _ = attention_dispatch._AttentionBackendRegistry.get_active_backend()
-    return str(active), processors, forwards
+    return str(active.value), processors, forwards
 
 
 def test_a_kernel_is_of_the_fast_film_alone(model: OpenModel) -> None:
     exact, before = draw(model), state(model)
+    assert (before[0], set(before[1])) == (PLAIN, {None}), "trying the kernel left it behind"
     (active, processors, _), left = seen_within(model)
-    assert active == before[0], "other networks of the process would have used its kernel"
+    assert active == PLAIN, "other networks of the process would have used its kernel"
     assert {str(each.value) for each in processors} == {MATH}
     assert left == before, "a cancelled film left something behind"
     draw(model, "fast")
