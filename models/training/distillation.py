@@ -311,11 +311,12 @@ def main(
     shop = Workshop(preset, folder, EDITION)
     base = open_base(shop)
     comparison = compared(shop, base)
-    config = StudentConfig()
+    chosen = halvings(levels)
+    config = StudentConfig(steps=tuple(n for n in chosen if n in StudentConfig().steps))
     student = train(
         base,
         lambda draws: mixed(shop.maker, batch, draws),
-        halvings(levels),
+        chosen,
         config,
         folder,
         RunConfig(steps, batch, learning_rate, warmup=20, cooldown=1.0, ema_decay=0.99),
