@@ -115,7 +115,7 @@ def test_a_model_that_finds_no_memory_beside_others_is_loaded_without_them(shop:
 
 
 def test_what_nobody_uses_goes_and_comes_again(shop: Shop) -> None:
-    rack = shop.rack(idle_s=0.3)
+    rack = shop.rack(idle_s=0.8)
     assert rack.idle_in_s() is None
     rack.get("a")
     time.sleep(0.2)
@@ -126,7 +126,7 @@ def test_what_nobody_uses_goes_and_comes_again(shop: Shop) -> None:
     rack.drop_idle()
     assert (rack.names(), shop.alive()) == (["b"], 1)
     assert rack.get("a").card.id == "a"
-    time.sleep(0.35)
+    time.sleep(0.85)
     rack.used("a")  # only now
     rack.drop_idle()
     assert rack.names() == ["a"]
