@@ -47,6 +47,7 @@ SHARE = 0.01  # of a film's time for its checkpoints
 SLOWER, SLOWER_S = 1.25, 0.005  # by which a long queue may seem to slow a call: noise
 LONGEST_S = 0.25  # of a single call beside a long queue
 LIMIT_S = 600.0
+BASE: dict[str, Any] = {"size": "64x64", "fps": 8}  # films of the base alone
 LIGHT = "pace=0.001"  # a job that is over at once
 SEEDS = itertools.count()  # no two orders are alike
 OPEN_CAPS = {
@@ -128,7 +129,7 @@ def light_fleet(folder: Path, workers: int) -> Iterator[Fleet]:
 
 def order(http: httpx.Client, prompt: str, seed: int, steps: int = 20) -> str:
     """Order a film of eight frames; the job's id."""
-    body = {"prompt": prompt, "seed": seed, "num_frames": 8, "num_inference_steps": steps}
+    body = BASE | {"prompt": prompt, "seed": seed, "num_frames": 8, "num_inference_steps": steps}
     answer = http.post("/v1/videos", json=body)
     answer.raise_for_status()
     found: str = answer.json()["id"]

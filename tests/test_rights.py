@@ -38,6 +38,7 @@ USERS = ROOT / "deploy" / "users.acl"
 PASSWORDS = {"service": "kept-by-the-service", "worker": "kept-by-the-worker"}
 API_KEY = "sk-a-key-that-nobody-else-knows"
 PROMPT = "an unannounced zeppelin pace=0.01"
+BASE = {"size": "64x64", "fps": 8}  # films of the base alone
 # What a worker has no business with: who may call, and what is signed with.
 WITHHELD = {
     keys.API_KEY,
@@ -185,7 +186,7 @@ def test_a_whole_service_works_behind_tls_with_no_more_than_its_rights(
         until(lambda: client.get("/readyz").status_code == 200, 120)
         exercise(client, receiver)
         shown = fleet.arguments()
-        requeued = client.post("/v1/videos", json={"prompt": "pace=1"}).json()["id"]
+        requeued = client.post("/v1/videos", json=BASE | {"prompt": "pace=1"}).json()["id"]
         until(lambda: stage(client, requeued) == "denoising")
         assert fleet.stop("worker") == 0
         until(lambda: stage(client, requeued) == "queued")
@@ -214,7 +215,7 @@ def operate(place: Place, *words: str) -> str:
 
 def exercise(client: httpx.Client, receiver: Receiver) -> None:
     """Nearly everything that callers do."""
-    order = {"prompt": PROMPT, "seed": 5, "callback_url": receiver.url()}
+    order = BASE | {"prompt": PROMPT, "seed": 5, "callback_url": receiver.url()}
     done = client.post("/v1/videos", json=order, headers={"Idempotency-Key": "k"}).json()["id"]
     assert client.post("/v1/videos", json=order, headers={"Idempotency-Key": "k"}).is_success
     with client.stream("GET", f"/v1/videos/{done}/events") as stream:
@@ -222,7 +223,7 @@ def exercise(client: httpx.Client, receiver: Receiver) -> None:
     assert client.get(f"/v1/videos/{done}").json()["status"] == "completed"
     assert client.get(f"/v1/videos/{done}/content").content[4:8] == b"ftyp"
     assert client.post("/v1/videos", json=order).json()["cached"]
-    running = client.post("/v1/videos", json={"prompt": "pace=0.3"}).json()["id"]
+    running = client.post("/v1/videos", json=BASE | {"prompt": "pace=0.3"}).json()["id"]
     until(lambda: stage(client, running) == "denoising")
     assert client.post(f"/v1/videos/{running}/cancel").is_success
     until(lambda: stage(client, running) == "done")

@@ -97,9 +97,9 @@ def check_film(path: Path) -> None:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert (stream.codec_context.name, stream.average_rate) == ("h264", 8)
-    assert len(frames) == 16
-    assert {frame.shape for frame in frames} == {(64, 64, 3)}
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 24)
+    assert len(frames) == 48
+    assert {frame.shape for frame in frames} == {(256, 256, 3)}
     assert frames[0].std() > 5, "an empty picture"
     assert abs(frames[0].astype(int) - frames[-1]).mean() > 0.5, "nothing moves"
 
@@ -191,7 +191,7 @@ def test_the_demonstration_leaves_a_film_and_its_frames_and_says_how_to_go_on(
     ).stdout
     check_film(tmp_path / "out" / "demo.mp4")
     with Image.open(tmp_path / "out" / "demo.png") as sheet:
-        assert min(sheet.size) > 4 * 64  # pixels: sixteen frames, enlarged
+        assert min(sheet.size) > 6 * 64  # pixels: 48 frames in rows of seven
     assert "completed" in shown
     assert "100 %" in shown
     for told in ("demo.mp4", "demo.png", "make up", "praxino generate"):

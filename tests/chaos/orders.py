@@ -22,6 +22,8 @@ PATHS = {"extend": "/v1/videos/extensions", "edit": "/v1/videos/edits"}
 
 Body = dict[str, Any]
 
+BASE: Body = {"size": "64x64", "fps": 8}  # films of the base alone
+
 
 def draw_order(rng: random.Random, number: int, sources: list[str]) -> tuple[str, str, Body]:
     """A kind, the path that takes it and its body.
@@ -35,7 +37,8 @@ def draw_order(rng: random.Random, number: int, sources: list[str]) -> tuple[str
     if kind in PATHS and not sources:
         kind = "text"
     if number % POISON_EVERY == POISON_FIRST:
-        return POISON, "/v1/videos", {"prompt": f"{POISON} {draw_prompt(rng)}", "num_frames": 8}
+        poison = {"prompt": f"{POISON} {draw_prompt(rng)}", "num_frames": 8}
+        return POISON, "/v1/videos", BASE | poison
     body: Body = {
         "prompt": draw_prompt(rng),
         "seed": rng.randrange(2**31),
@@ -48,17 +51,17 @@ def draw_order(rng: random.Random, number: int, sources: list[str]) -> tuple[str
 def draw_inputs(kind: str, rng: random.Random, sources: list[str]) -> Body:
     """What a kind of job needs besides its prompt."""
     if kind == "image":
-        return {"num_frames": 8, "first_frame": draw_picture(rng)}
+        return BASE | {"num_frames": 8, "first_frame": draw_picture(rng)}
     if kind == "first_last_frame":
         pictures = {"first_frame": draw_picture(rng), "last_frame": draw_picture(rng)}
-        return {"num_frames": 8} | pictures
+        return BASE | {"num_frames": 8} | pictures
     if kind == "story":
         return {"shots": [{"prompt": draw_prompt(rng), "seconds": 1} for _ in range(2)]}
     if kind == "extend":
         return {"num_frames": 8, "video": {"id": rng.choice(sources)}}
     if kind == "edit":
         return {"video": {"id": rng.choice(sources)}, "first_frame": draw_picture(rng)}
-    return {"num_frames": rng.choice((8, 8, 12, 16))}
+    return BASE | {"num_frames": rng.choice((8, 8, 12, 16))}
 
 
 def draw_prompt(rng: random.Random) -> str:

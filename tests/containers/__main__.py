@@ -28,12 +28,16 @@ WHEELS = ROOT / "wheels"
 BUILD_S = 5400.0
 SHORT: dict[str, Any] = {
     "prompt": "a red ball moving left over a meadow",
+    "size": "64x64",
+    "fps": 8,
     "num_frames": 8,
     "steps": 4,
     "seed": 1,
 }
 LONG: dict[str, Any] = {
     "prompt": "a unicorn moving left over a sunset",
+    "size": "64x64",
+    "fps": 8,
     "num_frames": 32,
     "steps": 24,  # some 10 s on two cores, in which it is killed
     "seed": 2,
