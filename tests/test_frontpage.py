@@ -103,10 +103,15 @@ def test_figures_of_the_model_are_its_cards_and_its_reports() -> None:
         assert round(report[row]["value"] * prompts) == right
     assert report["subject_r1"]["chance"] == round(1 / among, 4)
     card = read_catalog()["pocket"]
-    (fps,) = card.fps
-    width, height = card.sizes[0].split("x")
-    lengths = f"{card.frames.minimum} to {card.frames.maximum} frames at {fps} frames a second"
-    assert f"clips of {width}\N{MULTIPLICATION SIGN}{height} pixels, {lengths}" in text
+    rule, size = card.cascade, card.sizes[0].replace("x", "\N{MULTIPLICATION SIGN}")
+    assert rule is not None
+    lengths = (
+        f"{rule.min_seconds:g} to {rule.max_seconds:g} seconds at {card.fps[0]} frames a second"
+    )
+    assert f"films of {size} pixels, {lengths}" in text
+    base = card.for_kind("story")
+    size = base.sizes[0].replace("x", "\N{MULTIPLICATION SIGN}")
+    assert f"at {size} pixels and {base.fps[0]} frames a second" in text
 
 
 def test_an_unlucky_job_runs_as_often_as_is_said() -> None:
