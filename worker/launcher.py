@@ -29,6 +29,7 @@ log = structlog.get_logger()
 CHILD_MODULE = "worker.child"
 SEND_TIMEOUT_S = 5.0
 REAP_TIMEOUT_S = 10.0
+LOOKS, LOOK_S = 5, 0.1  # at the memory of a child that seems to have grown
 
 
 class ChildConfig(BaseModel):
@@ -198,6 +199,15 @@ def await_ready(child: Child, timeout_s: float, keep_alive: Callable[[], None]) 
     raise LoadFailed(f"the model did not load within {timeout_s:g} s")
 
 
+def growth_mb(child: Child) -> float:
+    """MiB that a child holds over what it held at first with the same models; 0 if it is gone."""
+    resident = resident_mb(child.pid)
+    if resident is None:
+        return 0.0
+    settled_mb = child.settled_mb.setdefault(frozenset(child.loaded), resident)
+    return round(resident - settled_mb, 1)
+
+
 class Launcher:
     """Keeps one child alive and loaded: starts it, and again when it died, but not for ever."""
 
@@ -252,11 +262,14 @@ class Launcher:
         """A job ended with the child in good health: unless it has grown too much, it stays."""
         self.crashes = 0
         child, limit_mb = self._child, self._settings.child_growth_mb
-        resident = None if child is None else resident_mb(child.pid)
-        if child is None or resident is None:
+        if child is None:
             return
-        settled_mb = child.settled_mb.setdefault(frozenset(child.loaded), resident)
-        grown_mb = round(resident - settled_mb, 1)
+        grown_mb = growth_mb(child)
+        for _ in range(LOOKS if limit_mb else 0):
+            if grown_mb <= limit_mb:
+                break
+            time.sleep(LOOK_S)  # it gives memory back just after it has answered
+            grown_mb = growth_mb(child)
         if limit_mb and grown_mb > limit_mb:
             log.warning("child.recycled", pid=child.pid, grown_mb=grown_mb, limit_mb=limit_mb)
             child.kill()

@@ -38,15 +38,15 @@ def test_forecasts_of_a_warmed_worker_hold(studio: Studio) -> None:
     assert (outlook.eta_s(long) or 0) > 8
     studio.store.cancel(long.id, long.tenant)
     studio.ended(long.id)
-    told = []
+    promised = []
     for _ in range(4):
         job = studio.job(studio.submit(PACE, **fields))
-        told.append((job.id, outlook.eta_s(job), time.time()))
-    assert len({round(eta or 0, 1) for _, eta, _ in told}) == 4  # each stands behind the other
-    running = studio.denoising(told[0][0], 5)
-    told.append((running.id, outlook.eta_s(running), time.time()))
+        promised.append((job.id, outlook.eta_s(job), time.time()))
+    assert len({round(eta or 0, 1) for _, eta, _ in promised}) == 4  # each stands behind the other
+    running = studio.denoising(promised[0][0], 5)
+    promised.append((running.id, outlook.eta_s(running), time.time()))
     pairs = []
-    for job_id, eta, at in told:
+    for job_id, eta, at in promised:
         job = studio.ended(job_id)
         assert job.completed_at is not None
         assert eta is not None

@@ -45,7 +45,7 @@ def test_memory_that_is_given_back_replaces_nobody(studio: Studio) -> None:
     child = worker.child_pid()
     assert studio.ended(studio.submit(**big)).status is Status.COMPLETED  # 90 MiB of frames
     assert studio.ended(studio.submit()).status is Status.COMPLETED
-    assert worker.child_pid() == child
+    assert worker.child_pid() == child, events(worker, "child.recycled")
 
 
 def test_crashes_in_a_row_wait_longer_and_longer_then_the_worker_takes_no_more(
