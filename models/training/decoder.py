@@ -38,19 +38,20 @@ FRAMES = 10  # of a training clip; more than a frame's neighbourhood within the 
 RATES = (8.0, 12.0, 24.0, 24.0)  # frames a second
 ROUGHNESS = 0.12  # most noise on a training latent, in standard deviations
 MEASURED_ROUGHNESS = 0.08
-CHANGE_WEIGHT = 3.0  # of the error of changes in time: steadiness is what this decoder is for
+# Of the squared error of changes in time: steadiness is what this decoder is for.
+CHANGE_WEIGHT = 40.0
 
 
 def decoding_loss(
     decoder: TemporalDecoder, autoencoder: Autoencoder, frames: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """L1 of pixels, of their gradients, and of their changes from frame to frame."""
+    """L1 of pixels and of their gradients, and squared error of changes from frame to frame."""
     with torch.no_grad():
         latents = autoencoder.encode(frames)
     rough = ROUGHNESS * torch.rand((len(latents), 1, 1, 1, 1), generator=generator)
     latents = latents + rough * torch.randn(latents.shape, generator=generator)
     error = decoder(autoencoder, latents).float() - frames
-    change = error.diff(dim=2).abs().mean()
+    change = error.diff(dim=2).square().mean()
     pixels = reconstruction(error, torch.zeros_like(error))
     return {"loss": pixels + CHANGE_WEIGHT * change, "change": change}
 

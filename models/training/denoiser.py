@@ -48,12 +48,12 @@ STEP_FRAMES = 64  # frames in a step of the clip stage, over all its clips
 STEP_IMAGES = 96  # in a step of single frames
 # (frames, frames per second) and how often a step is of that layout; one frame is an image batch
 LAYOUTS = (
-    ((1, 8.0), 0.5),
-    ((4, 2.0), 0.2),
-    ((8, 4.0), 0.08),
+    ((1, 8.0), 0.55),
+    ((4, 2.0), 0.18),
+    ((8, 4.0), 0.06),
     ((13, 6.0), 0.1),  # key frames of the stages after the base
     ((16, 8.0), 0.09),
-    ((8, 2.0), 0.03),
+    ((8, 2.0), 0.02),
 )
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
 REFERENCE_BATCHES = 0.4
