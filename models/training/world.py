@@ -168,6 +168,10 @@ class World:
         """Coverage of each state's subject: (b, t, side, side) float32 in 0..1."""
         return self._draw([state.subject for state in states], times, side)[:, 3]
 
+    def coverage(self, actor: Actor, times: Tensor, side: int = 64) -> Tensor:
+        """How much of each pixel an actor takes, were it alone: times (t,) -> (t, side, side)."""
+        return self._draw([actor], times[None], side)[0, 3]
+
     def _scenes(self, states: Sequence[ClipState], times: Tensor, side: int) -> Tensor:
         frames = torch.stack([self._backdrop(state, times.shape[1]) for state in states])
         for row, state in enumerate(states):
@@ -209,7 +213,7 @@ class World:
         thetas, sources = [], []
         for actor, clock in zip(actors, times, strict=True):
             sources.append(self._cutout(actor, clock))
-            thetas.append(_placement(actor, clock))
+            thetas.append(placement(actor, clock))
         theta, source = torch.cat(thetas), torch.cat(sources)
         grid = functional.affine_grid(theta, [len(theta), 4, side, side], align_corners=False)
         drawn = functional.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
@@ -242,7 +246,7 @@ def _tinted(cutout: Tensor, tint: int) -> Tensor:
     return torch.cat([torch.where(turned, alpha - colours, colours), alpha], 1)
 
 
-def _placement(actor: Actor, clock: Tensor) -> Tensor:
+def placement(actor: Actor, clock: Tensor) -> Tensor:
     """The inverse map from frame to cut-out coordinates: (t, 2, 3), for `affine_grid`."""
     from_middle = clock - CLIP_SECONDS / 2
     x = torch.full_like(clock, actor.centre[0])
