@@ -11,9 +11,11 @@
 #                        --secret id=pip,src=$HOME/.config/pip/pip.conf
 # Wheels in the folder `wheels/` are preferred to an index's of the same or a lower version.
 #
-# Argument of the worker:
+# Arguments of the worker:
 #   TORCH_VERSION        exactly this PyTorch, such as 2.13.0+cpu for an image without CUDA; an
 #                        index or `wheels/` must have it. Empty: what the index offers, with CUDA.
+#   EXTRAS               of pyproject.toml, such as open,gguf, or none. Empty: open, which open
+#                        weights need, but none where TORCH_VERSION says that there is no CUDA.
 
 ARG PYTHON_IMAGE=python:3.11-slim
 ARG QUEUE_IMAGE=redis:7
@@ -34,17 +36,19 @@ CMD ["/bin/sh", "-c", "exec redis-server --protected-mode no --appendonly yes --
 FROM scratch AS wheels
 COPY LICENSE wheel[s] /wheels/
 
-# What has to be installed, in two lists: all of it, and without what only a model needs. A change
-# of anything else in pyproject.toml leaves both alone, and with them the layers made of them.
+# What has to be installed, in lists: all of it, the same without what only a model needs, and each
+# extra. A change of anything else in pyproject.toml leaves them alone, and the layers made of them.
 FROM ${PYTHON_IMAGE} AS needs
 COPY pyproject.toml /
-RUN python -c "import tomllib; \
+RUN mkdir /extras && python -c "import tomllib; \
 project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
 needs = project['dependencies'] + project['optional-dependencies']['traces']; \
 heavy = ('torch', 'einops', 'safetensors', 'tokenizers'); \
 print(*needs, sep='\n', file=open('/all.txt', 'w')); \
 light = [need for need in needs if not need.startswith(heavy)]; \
-print(*light, sep='\n', file=open('/light.txt', 'w'))"
+print(*light, sep='\n', file=open('/light.txt', 'w')); \
+[print(*extra, sep='\n', file=open(f'/extras/{name}.txt', 'w')) \
+ for name, extra in project['optional-dependencies'].items() if name != 'dev']"
 
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -97,6 +101,15 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     --mount=type=bind,from=needs,source=/all.txt,target=/all.txt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --find-links /wheels -r /all.txt ${TORCH_VERSION:+"torch==$TORCH_VERSION"}
+ARG EXTRAS
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    --mount=type=bind,from=needs,source=/all.txt,target=/all.txt \
+    --mount=type=bind,from=needs,source=/extras,target=/extras \
+    --mount=type=secret,id=pip,target=/etc/pip.conf \
+    case "${EXTRAS:-$TORCH_VERSION}" in none|*+cpu) exit 0;; esac; \
+    set --; IFS=,; \
+    for extra in ${EXTRAS:-open}; do set -- "$@" -r "/extras/$extra.txt"; done; \
+    pip install --find-links /wheels -r /all.txt "$@"
 RUN --mount=type=bind,from=sources,source=/wheels/worker,target=/wheels \
     pip install --no-index --no-deps /wheels/*.whl
 USER 10001:10001

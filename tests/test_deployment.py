@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,53 @@ def test_the_images_take_no_secret_as_an_argument() -> None:
         "PIP_INDEX_URL",
         "PIP_EXTRA_INDEX_URL",
         "TORCH_VERSION",
+        "EXTRAS",
     }
     assert "# syntax=" not in text, "the frontend would be fetched from a registry"
+
+
+def step_of(stage: str, words: str) -> str:
+    """The shell command of a stage's one step that holds these words."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^FROM \S+ AS {stage}\n(.*?)(?=^FROM |\Z)", text, re.M | re.S)
+    steps = re.findall(r"^RUN ((?:.*\\\n)*.*)", body, re.M)
+    (step,) = (step for step in steps if words in step)
+    return re.sub(r"--mount=\S+|\\\n", "", step)
+
+
+@pytest.mark.parametrize(
+    ("extras", "torch", "files"),
+    [
+        ("", "", ["all", "extras/open"]),
+        ("", "2.13.0+cpu", []),
+        ("none", "", []),
+        ("open,gguf", "2.13.0+cpu", ["all", "extras/open", "extras/gguf"]),
+    ],
+)
+def test_open_weights_are_in_a_workers_image_unless_it_is_without_cuda(
+    extras: str, torch: str, files: list[str]
+) -> None:
+    """The step itself, with another `pip`."""
+    script = f'pip() {{ printf "%s " "$@"; }}; {step_of("worker", "EXTRAS")}'
+    given = {"PATH": os.environ["PATH"], "EXTRAS": extras, "TORCH_VERSION": torch}
+    made = subprocess.run(("sh", "-ec", script), env=given, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert re.findall(r"-r /(\S+)\.txt", made.stdout) == files
+    arguments = compose()["services"]["worker"]["build"]["args"]
+    assert {"EXTRAS", "TORCH_VERSION"} <= set(arguments), "compose does not pass them on"
+
+
+def test_each_extra_is_a_list_for_the_images(tmp_path: Path) -> None:
+    step = step_of("needs", "tomllib").replace("python", sys.executable, 1)
+    step = re.sub(r"(?<![\w.])/(?=extras|all|light)", f"{tmp_path}/", step)
+    step = step.replace("/pyproject.toml", str(ROOT / "pyproject.toml"))
+    subprocess.run(("sh", "-ec", step), check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name in ("open", "int8", "gguf"):
+        listed = (tmp_path / "extras" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        assert listed == project["optional-dependencies"][name]
+    light = (tmp_path / "light.txt").read_text(encoding="utf-8")
+    assert not re.search("^(torch|diffusers)", light, re.M)
 
 
 @pytest.mark.parametrize("name", sorted(compose()["services"]))
