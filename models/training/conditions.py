@@ -56,13 +56,13 @@ class Mixture:
 WORDS = Mixture(text=1, first=0, first_last=0, context_one=0, context_two=0, reference=0)
 # A third of the clips are words alone: what words mean is the hardest to learn.
 GIVEN = Mixture(
-    text=0.33,
-    first=0.26,
-    first_last=0.26,
+    text=0.32,
+    first=0.25,
+    first_last=0.28,
     context_one=0.04,
     context_two=0.11,
     reference=0,
-    sketch=0.3,
+    sketch=0.45,
     single_first=0.2,
 )
 REFERENCES = replace(WORDS, text=0.05, context_two=0.1, reference=0.85, text_dropout=0.2)
