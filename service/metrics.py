@@ -101,16 +101,13 @@ class StoreCollector(Collector):
 
     def read_store(self) -> list[Metric]:
         """raises RedisError"""
-        running = GaugeMetricFamily("praxino_jobs_running", "Jobs that workers hold.")
         known = self.store.workers()
-        running.add_metric((), self.store.running())
         workers = GaugeMetricFamily("praxino_workers", "Live workers.", labels=("state",))
         states = Tally(STATES) + Tally(worker.state for worker in known)
         for state, count in states.items():
             workers.add_metric((state,), count - (state in STATES))
         return [
             *self.read_queues(),
-            running,
             workers,
             *read_workers(known),
             *self.read_letters(),
@@ -118,17 +115,21 @@ class StoreCollector(Collector):
         ]
 
     def read_queues(self) -> list[Metric]:
-        """How many wait, and for how long. raises RedisError"""
+        """How many jobs of each model wait, for how long, and how many run. raises RedisError"""
         depth = GaugeMetricFamily("praxino_queue_depth", "Jobs that wait.", labels=("queue",))
         age = GaugeMetricFamily(
             "praxino_queue_age_seconds",
             "Since the order of the job that waits longest; 0 if none waits.",
             labels=("queue",),
         )
+        running = GaugeMetricFamily(
+            "praxino_jobs_running", "Jobs that workers hold.", labels=("model",)
+        )
         for model in self.models:
             depth.add_metric((model,), self.store.depth(model))
             age.add_metric((model,), self.store.oldest(model) or 0.0)
-        return [depth, age]
+            running.add_metric((model,), self.store.running(model))
+        return [depth, age, running]
 
     def read_tally(self) -> list[Metric]:
         """What the queue server counted, the same from every API process. raises RedisError"""

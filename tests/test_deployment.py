@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service.metrics import StoreCollector
 from service.settings import ServiceSettings
 from tests.conftest import Valkey
+from worker.jobs import transport
 from worker.jobs.connection import web_client
+from worker.jobs.contract import Tier
 from worker.jobs.outbox import Outbox
 from worker.jobs.settings import JobSettings
 from worker.jobs.store import JobStore
@@ -253,6 +256,12 @@ def test_no_probe_restarts_a_worker_because_the_queue_server_is_away() -> None:
         assert probe["exec"]["command"] == ["python", "-m", "worker.pulse", name]
 
 
+def served() -> str:
+    """The model of the workers here."""
+    (settings,) = (each["data"] for each in manifests() if each["kind"] == "ConfigMap")
+    return str(settings["PRAXINO_MODEL"])
+
+
 def scaler() -> dict[str, Any]:
     found: dict[str, Any] = next(e["spec"] for e in manifests() if e["kind"] == "ScaledObject")
     return found
@@ -268,17 +277,26 @@ def test_workers_are_as_many_as_jobs_wait_or_run() -> None:
     assert scaler()["fallback"]["replicas"] == scaler()["maxReplicaCount"], "nobody is sent home"
 
 
-def test_the_scaler_reads_figures_that_the_api_gives(valkey: Valkey, tmp_path: Path) -> None:
+def test_the_scaler_reads_what_the_api_tells_of_its_workers_model(
+    valkey: Valkey, tmp_path: Path
+) -> None:
     settings = JobSettings(redis_url=valkey.url, data_dir=tmp_path)
     redis = web_client(valkey.url)
-    registry = CollectorRegistry()
-    registry.register(
-        StoreCollector(JobStore(redis, settings), ("pocket",), Outbox(redis, settings))
+    collector = StoreCollector(
+        JobStore(redis, settings), (served(), "other"), Outbox(redis, settings)
     )
-    given = {line.split(" ")[0] for line in generate_latest(registry).decode().splitlines()}
+    for model, tiers in ((served(), (Tier.DEFAULT, Tier.FLEX)), ("other", (Tier.DEFAULT,))):
+        for tier in tiers:
+            lease = {f"{model}-{tier}:token": time.time() + 60}
+            redis.zadd(transport.wip_key(transport.queue_name(model, tier)), lease)
+    registry = CollectorRegistry()
+    registry.register(collector)
+    lines = generate_latest(registry).decode().splitlines()
     redis.close()
+    given = dict(line.split(" ") for line in lines if line[0] != "#")
+    read = {each["name"]: given[each["metadata"]["valueLocation"]] for each in scaler()["triggers"]}
+    assert read == {"waiting": "0.0", "running": "2.0"}, "of another model, or not of every tier"
     for trigger in scaler()["triggers"]:
-        assert trigger["metadata"]["valueLocation"] in given
         assert trigger["metadata"]["url"].endswith("/metrics")
 
 
