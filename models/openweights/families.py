@@ -45,7 +45,7 @@ class Family:
     fast: bool = False  # made of blocks that diffusers' step cache knows
     batches: bool = True  # films of words may share the passes of its networks
     loras: bool = True  # may be changed by LoRA files
-    packs: bool = False  # a GGUF file may be its denoiser
+    packs: bool = False  # a GGUF file may be its denoiser: diffusers can read one
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
 
 
@@ -245,10 +245,12 @@ HUNYUAN = replace(
     max_frames=129,
     needs=(*TEXT_PARTS, "text_encoder_2", "tokenizer_2"),
     loras=True,
+    packs=True,
 )
 FRAMEPACK = replace(
     HUNYUAN,
     adapter="framepack",
+    packs=False,
     title="HunyuanVideo FramePack",
     tasks=frozenset({"image", "first_last_frame"}),
     sizes=("832x480", "480x832", "608x608", "704x544", "544x704"),
@@ -266,7 +268,6 @@ LTX2 = replace(
     keyframes=0,  # they could be placed at every eighth frame only
     title="LTX-2",
     fast=False,
-    packs=False,
     sizes=("768x512", "512x768", "960x544", "544x960", "1280x704", "704x1280"),
     default_frames=121,
     max_frames=481,

@@ -1,9 +1,12 @@
 """Denoisers whose weights are stored small, as eight-bit integers or in a GGUF file: what they
 make, what they hold, and what is said where they cannot be had."""
 
+import inspect
 import re
 import shutil
+import struct
 import sys
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from safetensors.torch import load_file
 
 from models.openweights.__main__ import add, read_packed
 from models.openweights.adapter import Adapter
-from models.openweights.families import Wishes
+from models.openweights.families import FAMILIES, Wishes
 from models.openweights.folder import FolderError, read_checkpoint
 from models.openweights.gguf import BLOCKS, expected_bytes
 from models.openweights.loading import load_pipeline
@@ -29,7 +32,7 @@ from models.openweights.progress import DENOISERS
 from models.openweights.snapshots import FilmMemory
 from models.protocol import Cancelled, Step, Task
 from models.registry import load_model
-from tests.models.wilds import FRAMES, LENGTHS, WILDS, save, save_lora, wan, wan_denoiser
+from tests.models.wilds import FRAMES, LENGTHS, WILDS, build, save, save_lora, wan, wan_denoiser
 
 # Of diffusers' own making: a scheduler hands a tensor to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -61,6 +64,58 @@ PUBLISHED = {
         "norm_q": "q_norm",
         "norm_k": "k_norm",
     },
+    "ltx-2": {
+        "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
+        "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
+        "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
+        "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
+        "video_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_video",
+        "audio_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_audio",
+        "proj_in": "patchify_proj",
+        "time_embed": "adaln_single",
+        "norm_q": "q_norm",
+        "norm_k": "k_norm",
+    },
+    "hunyuan": {
+        "context_embedder.time_text_embed.timestep_embedder.linear_1": "txt_in.t_embedder.mlp.0",
+        "context_embedder.time_text_embed.timestep_embedder.linear_2": "txt_in.t_embedder.mlp.2",
+        "context_embedder.time_text_embed.text_embedder": "txt_in.c_embedder",
+        "context_embedder.proj_in": "txt_in.input_embedder",
+        "context_embedder.token_refiner.refiner_blocks": "txt_in.individual_token_refiner.blocks",
+        "0.norm_out.linear": "0.adaLN_modulation.1",
+        "time_text_embed.timestep_embedder.linear_1": "time_in.mlp.0",
+        "time_text_embed.timestep_embedder.linear_2": "time_in.mlp.2",
+        "time_text_embed.guidance_embedder.linear_1": "guidance_in.mlp.0",
+        "time_text_embed.guidance_embedder.linear_2": "guidance_in.mlp.2",
+        "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+        "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "x_embedder": "img_in",
+    },
+}
+# Of Hunyuan's blocks. Its single blocks keep their names: a reader splits those of the published
+# width only, see `test_hunyuans_single_blocks_are_read_at_their_width`.
+DOUBLE = {
+    "attn.norm_added_q": "txt_attn_q_norm",
+    "attn.norm_added_k": "txt_attn_k_norm",
+    "attn.norm_q": "img_attn_q_norm",
+    "attn.norm_k": "img_attn_k_norm",
+    "attn.to_out.0": "img_attn_proj",
+    "attn.to_add_out": "txt_attn_proj",
+    "norm1_context.linear": "txt_mod.linear",
+    "norm1.linear": "img_mod.linear",
+    "ff_context.net.0.proj": "txt_mlp.fc1",
+    "ff_context.net.2": "txt_mlp.fc2",
+    "ff.net.0.proj": "img_mlp.fc1",
+    "ff.net.2": "img_mlp.fc2",
+    "attn.to_qkv": "img_attn_qkv",
+    "attn.add_qkv_proj": "txt_attn_qkv",
+}
+REFINER = {
+    "attn.to_out.0": "self_attn_proj",
+    "ff.net.0.proj": "mlp.fc1",
+    "ff.net.2": "mlp.fc2",
+    "attn.to_qkv": "self_attn_qkv",
 }
 
 
@@ -114,18 +169,45 @@ def published(name: str, key: str) -> str:
     return key.replace("scale_shift_table", "modulation") if name == "wan" else key
 
 
+def published_hunyuan(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Its weights as they are published: queries, keys and values in one, and the last modulation
+    with its halves the other way round."""
+    found = {}
+    for key, weight in network.items():
+        if "single_transformer_blocks" in key:
+            found[key] = weight
+        elif key.startswith("norm_out.linear"):
+            found[published("hunyuan", key)] = torch.cat(weight.chunk(2)[::-1])
+        elif not re.search(r"to_[kv]\.|add_[kv]_proj", key):
+            joined = re.sub(r"(to|add)_q(?=\.|_proj)", r"\1_qkv", key)
+            if joined != key:
+                others = [re.sub(r"(to|add)_q(?=\.|_proj)", rf"\1_{part}", key) for part in "kv"]
+                weight = torch.cat([weight, *(network[other] for other in others)])
+            names = DOUBLE if key.startswith("transformer_blocks") else REFINER
+            for ours, theirs in names.items():
+                joined = joined.replace(ours, theirs)
+            joined = re.sub(r"^transformer_blocks", "double_blocks", published("hunyuan", joined))
+            found[re.sub(r"^proj_out", "final_layer.linear", joined)] = weight
+    return found
+
+
 def write_gguf(name: str, weights: Path, file: Path) -> Path:
     """A network in eight bits and 32 bits, under the names that are published."""
     writer = gguf.GGUFWriter(file, name)
     writer.add_string("general.name", "a fox")
     writer.add_array("general.tags", ["video", "tiny"])
-    for key, weight in load_file(weights).items():
+    network = load_file(weights)
+    if name == "hunyuan":
+        network = published_hunyuan(network)
+    else:
+        network = {published(name, key): weight for key, weight in network.items()}
+    for key, weight in network.items():
         data = weight.numpy()
         kind = gguf.GGMLQuantizationType.F32
         if weight.dim() == 2 and weight.shape[1] % 32 == 0 and "table" not in key:
             kind = gguf.GGMLQuantizationType.Q8_0
             data = gguf.quants.quantize(data, kind)
-        writer.add_tensor(published(name, key), data, raw_dtype=kind)
+        writer.add_tensor(key, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -320,6 +402,70 @@ def test_a_gguf_file_of_another_network_is_refused(stored: Stored, tmp_path: Pat
     card = stored.register(f"other-{stored.name}", packed={"transformer": other})
     with pytest.raises(FolderError, match=re.escape(str(other))):
         loaded(card.name, card)
+
+
+@pytest.mark.parametrize("name", ["hunyuan", "ltx-2"])
+def test_a_gguf_file_under_published_names_is_the_network(name: str, tmp_path: Path) -> None:
+    folder = build(name, tmp_path / "wild" / "weights")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    side = 64 if name == "ltx-2" else 32
+    wishes = Wishes((f"{side}x{side}",), length(name), 2, 3.0, None)
+    packed = {"transformer": write_gguf(name, weights, tmp_path / "net.gguf")}
+    add("exact", folder, tmp_path, wishes, None)
+    add("packed", folder, tmp_path, wishes, None, packed=packed)
+    exact, small = (loaded(which, tmp_path / which) for which in ("exact", "packed"))
+    assert held(small) < held(exact)
+    fields = {"width": side, "height": side, "num_inference_steps": 2}
+    film = draw(small, **fields)
+    assert 0 < np.abs(draw(exact, **fields) - film).mean() < 0.01
+    assert np.abs(draw(small, **fields, seed=8) - film).mean() > 0.02
+
+
+def test_hunyuans_single_blocks_are_read_at_their_width() -> None:
+    from diffusers.loaders import single_file_utils as reader
+
+    with torch.device("meta"):
+        block = diffusers.HunyuanVideoTransformer3DModel(num_layers=0, num_single_layers=1)
+    wanted = {
+        key: weight.shape
+        for key, weight in block.state_dict().items()
+        if key.startswith("single_transformer_blocks.0.")
+    }
+    width, inner = 3072, 4 * 3072
+    shapes = {"linear1": (3 * width + inner, width), "linear2": (width, width + inner)}
+    shapes["modulation.linear"] = (3 * width, width)
+    given = {}
+    for part, (out, into) in shapes.items():
+        given[f"single_blocks.0.{part}.weight"] = torch.empty(out, into, device="meta")
+        given[f"single_blocks.0.{part}.bias"] = torch.empty(out, device="meta")
+    for part in ("q_norm", "k_norm"):
+        given[f"single_blocks.0.{part}.weight"] = torch.empty(128, device="meta")
+    read = reader.convert_hunyuan_video_transformer_to_diffusers(given)
+    assert {key: weight.shape for key, weight in read.items()} == wanted
+
+
+def test_exactly_the_networks_that_diffusers_reads_from_one_file_may_be_packed() -> None:
+    from diffusers.loaders import single_file_model as reader
+
+    for name, (family, _) in FAMILIES.items():
+        given = inspect.signature(getattr(diffusers, name)).parameters.get("transformer")
+        kinds = [] if given is None else typing.get_args(given.annotation) or [given.annotation]
+        network = next((kind for kind in kinds if kind is not type(None)), None)
+        readable = network and reader._get_single_file_loadable_mapping_class(network)
+        assert family.packs == bool(readable), name
+
+
+@pytest.mark.parametrize("name", ["hunyuan-1.5", "framepack"])
+def test_a_gguf_file_that_diffusers_cannot_read_is_refused_before_it_is_registered(
+    name: str, tmp_path: Path
+) -> None:
+    folder = build(name, tmp_path / "weights")
+    empty = tmp_path / "net.gguf"
+    empty.write_bytes(b"GGUF" + struct.pack("<IQQ8x", 3, 0, 0))
+    packed = {"transformer": empty}
+    with pytest.raises(FolderError, match="takes no GGUF file"):
+        add("wrong", folder, tmp_path / "models", Wishes(), None, packed=packed)
+    assert not (tmp_path / "models" / "wrong").exists()
 
 
 def test_sizes_of_blocks_are_those_of_the_package() -> None:
