@@ -34,9 +34,9 @@ demo: $(STAMP)
 up: $(STAMP)
 	@$(BIN)/praxino up
 
-# Two processes, each with files of its own: most tests wait for servers more than they compute.
+# Each process has files of its own; three on two cores, for most tests wait more than they compute.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 fuzz: $(STAMP)
 	PRAXINO_FUZZ_EXAMPLES=5000 PRAXINO_LIVES=200 $(BIN)/python -m pytest \

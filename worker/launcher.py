@@ -253,7 +253,7 @@ class Launcher:
             try:
                 await_ready(self._child, self._settings.load_timeout_s, keep_alive)
             except (ChannelClosed, ChannelGarbled):
-                continue  # died while loading
+                self._child.kill()  # it died while loading, but may not be over yet
             except LoadFailed:
                 self.close()
                 raise

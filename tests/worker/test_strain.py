@@ -76,9 +76,10 @@ def test_crashes_in_a_row_wait_longer_and_longer_then_the_worker_takes_no_more(
     assert studio.store.workers() == ()
 
 
-def test_a_child_that_dies_while_loading_takes_no_job_along(studio: Studio) -> None:
+@pytest.mark.parametrize("loader", ["die_loading", "leave_loading"])
+def test_a_child_that_dies_while_loading_takes_no_job_along(studio: Studio, loader: str) -> None:
     job_id = studio.submit()
-    worker = studio.start(model_loader="tests.worker.shapes:die_loading", crash_limit=2)
+    worker = studio.start(model_loader=f"tests.worker.shapes:{loader}", crash_limit=2)
     assert worker.wait() == 5
     job = studio.job(job_id)
     assert (job.status, job.attempt) == (Status.QUEUED, 0)
