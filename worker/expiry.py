@@ -1,4 +1,5 @@
-"""What expires with time: files of results and inputs, and the indexes that name them."""
+"""What expires with time: files of results and inputs, the indexes that name them, and what workers
+that are gone have left behind."""
 
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import structlog
 from redis import Redis
 
 from worker.clock import Clock
-from worker.jobs import keys
+from worker.jobs import keys, transport
 from worker.jobs.artifacts import ArtifactStore, job_prefix
 from worker.jobs.characters import CharacterShelf
 from worker.jobs.files import FileShelf
@@ -40,6 +41,7 @@ class Sweeper:
     def sweep(self) -> None:
         """One pass over every tenant's old jobs and this machine's folders, and now and then over
         all blobs. What a store that is away keeps is left for the next pass."""
+        transport.forget_workers(self._redis)
         try:
             for tenant in read_tenants(self._redis):
                 self.expire_results(tenant)

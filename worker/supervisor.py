@@ -199,6 +199,7 @@ class Supervisor(BaseWorker):
         return [transport.JsonQueue(name, connection=redis) for name in names]
 
     def _register(self) -> None:
+        transport.list_queues(self.connection, self.queue_names())
         with contextlib.suppress(ValueError):  # the name is ours alone: a repeat after a lost reply
             self.register_birth()  # type: ignore[no-untyped-call]
         self.set_state(WorkerStatus.IDLE)

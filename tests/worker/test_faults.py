@@ -10,7 +10,7 @@ from tests.buckets import wired
 from tests.conftest import Valkey
 from tests.worker.conftest import LEASE_S, Studio, is_running, until
 from worker.jobs import transport
-from worker.jobs.contract import ErrorCode, Status
+from worker.jobs.contract import ErrorCode, Status, Tier
 
 TAKEOVER_S = 25.0  # the bound promised; here lease and tick are short, but machines may be slow
 QUEUE = transport.queue_name("pocket")
@@ -23,8 +23,18 @@ def test_crashes_in_a_row_end_the_worker(studio: Studio) -> None:
     assert studio.job(job_id).status is Status.QUEUED
 
 
-def test_killed_supervisor_takes_its_child_along_and_another_takes_over(studio: Studio) -> None:
-    studio.start("worker.janitor")
+def registered(redis: Redis) -> set[str]:
+    """The names in every list of workers that RQ keeps."""
+    lists = redis.keys("rq:workers*")
+    assert len(lists) == 1 + len(Tier), "one of all, and one for each queue"
+    members = set[bytes]().union(*(redis.smembers(key) for key in lists))
+    return {member.decode().removeprefix("rq:worker:") for member in members}
+
+
+def test_killed_supervisor_takes_its_child_along_and_another_takes_over(
+    studio: Studio, redis: Redis
+) -> None:
+    studio.start("worker.janitor", sweep_every_s=0.5)
     workers = [studio.start(), studio.start()]
     for worker in workers:
         until(lambda worker=worker: studio.info(worker).state == "idle")
@@ -40,6 +50,9 @@ def test_killed_supervisor_takes_its_child_along_and_another_takes_over(studio: 
     assert studio.ended(job_id).status is Status.COMPLETED
     assert studio.job(job_id).worker == studio.info(second).name
     assert studio.completions(job_id) == 1
+    assert registered(redis) == {name, studio.info(second).name}
+    redis.delete(f"rq:worker:{name}")  # a minute and a half after its last word it is gone anyway
+    until(lambda: registered(redis) == {studio.info(second).name}, 10.0, "forgetting its name")
 
 
 def test_zombie_publishes_nothing(studio: Studio) -> None:

@@ -25,6 +25,7 @@ from rq.queue import Queue
 from rq.registry import StartedJobRegistry
 from rq.scripts import _build_hset_args
 from rq.serializers import JSONSerializer
+from rq.worker_registration import clean_worker_registry
 
 from worker.jobs import keys, scripts
 from worker.jobs.contract import Tier
@@ -262,10 +263,22 @@ def entry_fields(
 
 
 def queue_names(redis: Redis) -> list[str]:
-    """The names of all queues that ever held a job, sorted."""
+    """The names of all queues that ever held a job or had a worker, sorted."""
     prefix = Queue.redis_queue_namespace_prefix
     keys = cast("set[bytes]", redis.smembers(QUEUES))
     return sorted(_text(key).removeprefix(prefix) for key in keys)
+
+
+def list_queues(redis: Redis, names: Iterable[str]) -> None:
+    """Have queues known that a worker listens to, though they may never have held a job."""
+    redis.sadd(QUEUES, *(queue_key(name) for name in names))
+
+
+def forget_workers(redis: Redis) -> None:
+    """Take workers that died without a word off the lists of RQ, which keep names for ever. Its own
+    workers do so now and then, ours leave it to the janitor."""
+    for name in queue_names(redis):
+        clean_worker_registry(JsonQueue(name, connection=redis))
 
 
 def send_stop(redis: Redis, job_id: str) -> bool:

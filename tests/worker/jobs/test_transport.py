@@ -17,6 +17,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
+from rq.worker_registration import clean_worker_registry
 
 from worker.jobs import transport
 from worker.jobs.connection import worker_client
@@ -38,6 +39,7 @@ PARAMETERS = {
     registry.StartedJobRegistry.add_execution: "self execution pipeline ttl xx",
     registry.BaseRegistry.get_queue: "self",
     Execution.create: "job ttl pipeline worker_name",
+    clean_worker_registry: "queue",
     BaseWorker._set_connection: "self connection",
     BaseWorker.prepare_execution: "self job",
     BaseWorker.prepare_job_execution: "self job remove_from_intermediate_queue",
@@ -235,10 +237,13 @@ def test_stop_reaches_only_a_worker_that_runs_the_job(bench):
     assert transport.send_stop(bench.redis, job.id)
 
 
-def test_queue_names_are_those_that_ever_held_a_job(bench):
+def test_queue_names_are_those_that_ever_held_a_job_or_had_a_worker(bench):
     for model in ("pocket", "other"):
         bench.submit(model=model)
     assert transport.queue_names(bench.redis) == ["praxino-other", "praxino-pocket"]
+    transport.list_queues(bench.redis, ["praxino-third:flex", "praxino-other"])
+    named = ["praxino-other", "praxino-pocket", "praxino-third:flex"]
+    assert transport.queue_names(bench.redis) == named
     assert (bench.store.depth(), bench.store.depth("other")) == (2, 1)
 
 
