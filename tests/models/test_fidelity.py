@@ -10,7 +10,7 @@ import pytest
 from models.catalog import read_card
 from models.openweights.__main__ import add, read_turbo
 from models.openweights.families import Wishes
-from models.openweights.fidelity import ignore, main, measure, task_of
+from models.openweights.fidelity import ignore, main, measure, similarity, task_of
 from models.openweights.folder import FolderError
 from models.openweights.pipeline import OpenModel
 from models.registry import load_model
@@ -118,3 +118,12 @@ def test_a_lora_for_few_steps_says_how_many_and_fits_or_is_refused(tmp_path: Pat
 def test_the_card_tells_json_that_every_reader_takes(folder: Path) -> None:
     fields = json.loads((folder / "wild" / "card.json").read_text(encoding="utf-8"))
     assert [tier["name"] for tier in fields["tiers"]] == ["standard", "fast", "turbo"]
+
+
+def test_similarity_is_one_for_the_same_film_and_falls_with_noise() -> None:
+    draw = np.random.default_rng(1)
+    film = draw.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    little = np.clip(film + draw.normal(0, 5, film.shape), 0, 255).astype(np.uint8)
+    much = np.clip(film + draw.normal(0, 60, film.shape), 0, 255).astype(np.uint8)
+    assert similarity(film, film) == pytest.approx(1)
+    assert 1 > similarity(film, little) > similarity(film, much)
