@@ -156,7 +156,7 @@ def test_dead_processes_are_replaced_and_die_with_the_service(tmp_path: Path) ->
         before = {module_of(pid): pid for pid in service.descendants()}
         for module in ("service.cli", "worker"):
             os.kill(before[module], signal.SIGKILL)
-        video = client.create("a fox moving right", num_inference_steps=2)
+        video = client.create("a fox moving right", size="64x64", fps=8, num_inference_steps=2)
         completed(client.follow(video, lambda _: None))
         after = {module_of(pid): pid for pid in service.descendants()}
         assert after.keys() == before.keys()

@@ -4,6 +4,7 @@ Clips are of held-out subjects. How a stage is held against its truth is the rec
 """
 
 import time
+from collections import defaultdict
 from dataclasses import asdict, replace
 from statistics import fmean, median
 from typing import Any
@@ -69,9 +70,10 @@ def student_ratio(bench: Bench) -> dict[str, Any]:
     """Adherence of the few-step student over that of the base in 64 steps, from the same seeds.
 
     Adherence is the mean of subject, direction and background. Control: the base in as few steps.
+    What the student is worth in other step counts that it knows stands in the details.
     """
     prompts = bench.counted(bench.prompts, COUNT)
-    made: dict[str, list[Reading]] = {"student": [], "base": [], "teacher": []}
+    made: dict[str, list[Reading]] = defaultdict(list)
     for prompt in bench.watched("student", prompts):
         for who, frames in _drawn(bench, prompt).items():
             made[who].append(read(bench.gallery, frames, bench.task(prompt).fps))
@@ -90,11 +92,18 @@ def adherence_of(scores: Scores) -> float:
 def _drawn(bench: Bench, prompt: Prompt) -> dict[str, Frames]:
     model, found = parts(bench)
     assert found.student is not None
-    steps = next(q.base_steps for q in model.cascade.rule.qualities if q.distilled)
-    few = replace(bench.task(prompt, task_type="text"), num_inference_steps=steps or 8)
-    latents = drawn_in_few_steps(model.base, found.student, few, ignore)
+    student, known = found.student, found.student.config.steps
+    served = next(q.base_steps for q in model.cascade.rule.qualities if q.distilled) or known[0]
+    few = replace(bench.task(prompt, task_type="text"), num_inference_steps=served)
+
+    def made_in(steps: int) -> Frames:
+        task = replace(few, num_inference_steps=steps)
+        latents = drawn_in_few_steps(model.base, student, task, ignore)
+        return write_frames(decode_latents(model.base.preset, latents))
+
     return {
-        "student": write_frames(decode_latents(model.base.preset, latents)),
+        "student": made_in(served),
+        **{f"student_{steps}": made_in(steps) for steps in known if steps != served},
         "base": bench.film(few),
         "teacher": bench.film(replace(few, num_inference_steps=TEACHER_STEPS)),
     }
