@@ -69,7 +69,6 @@ class Verdict(StrEnum):
 
 # Stopped for another attempt to go on.
 GONE_ON_WITH = frozenset({Verdict.DRAINED, Verdict.OUTRANKED, Verdict.SILENT})
-AT_THE_STORE = frozenset({Stage.LOADING, Stage.UPLOADING})
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ class Attempt:
         timeout_s  that the attempt may run, not counting what loading its model takes
         grace_s    from a soft stop to a kill
         load_s     that loading may take
+        silence_s  after which a child that says nothing hangs; 0: never
         """
         self._child = child
         self._run = run
@@ -234,12 +234,18 @@ class Attempt:
 
     def _take(self, message: FromChild) -> Outcome | None:
         if isinstance(message, Loading | Ready | Unloaded):
+            self._heard_at = time.monotonic()
             self._note_model(message)
             return None
-        if message.exec != self._run.exec:
-            return None  # of an earlier attempt
+        ours = message.exec == self._run.exec
+        # One that waits for its turn in a batch says nothing while the others are made.
+        if ours or self._stage is Stage.LOADING:
+            self._heard_at = time.monotonic()
+        if not ours:
+            return None  # of an earlier attempt, or another of the batch
         self._begun = True  # the child confirms every run by a first message
-        self._heard_at = time.monotonic()
+        if message.type == "alive":
+            return None
         if message.type == "stage":
             self._enter(message.stage)
             return None
@@ -336,9 +342,9 @@ class Attempt:
         return Verdict.UNSTORED if self._stage is Stage.UPLOADING else Verdict.TIMED_OUT
 
     def _is_silent(self) -> bool:
-        """Whether the child hangs. It says nothing either while it waits for the store."""
+        """Whether the child hangs. Loading a model has a limit of its own."""
         silent_s = time.monotonic() - self._heard_at
-        return silent_s > self._silence_s and self._stage not in AT_THE_STORE
+        return silent_s > self._silence_s and self._loading_since is None
 
     def _makes_room(self) -> bool:
         """Whether to make room for a job of a higher tier: only what can be gone on with does."""

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -73,12 +73,13 @@ def make_film(
 ) -> FromChild:
     """Make and store one film; never raises an `Exception`.
 
-    tell       called with each stage and step
+    tell       called with each stage and step, and with signs of life between them
     cancelled  asked at every step and frame; true stops the attempt and keeps the model
     leaving    likewise; true stops it with a checkpoint, so that another attempt can go on
     returns    Done, CancelledMessage or Failed
     """
     watch = Stopwatch(run.exec, tell, cancelled, leaving)
+    tools = replace(tools, store=tools.store.telling(watch.pulse))
     try:
         result = _make(run, tools, watch)
         return Done(exec=run.exec, result=result)

@@ -110,6 +110,14 @@ class StepDone(Message):
     shot_done: float = 0.0  # 0..1 of that shot
 
 
+class Alive(Message):
+    """From the child: the attempt goes on, with nothing else to tell: it waits for the store, or
+    bytes move."""
+
+    type: Literal["alive"] = "alive"
+    exec: str
+
+
 class CheckpointSaved(Message):
     """From the child: a checkpoint is durable; it counts once the job's row names it."""
 
@@ -158,6 +166,7 @@ FromChild = Annotated[
     | Unloaded
     | StageStarted
     | StepDone
+    | Alive
     | CheckpointSaved
     | Done
     | CancelledMessage

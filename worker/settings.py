@@ -52,8 +52,9 @@ class WorkerSettings(JobSettings):
     rehearse: bool = True  # time a short clip before the first job, so that estimates hold
     load_timeout_s: Seconds = 600.0  # loading a model and rehearsing; no job's time runs meanwhile
     cancel_grace_s: Seconds = 10.0  # from a soft stop to SIGKILL
-    # A child that says nothing for so long while it computes hangs: another one goes on with the
-    # job. More than its slowest step, and than decoding takes; 0: only the job's time limit counts
+    # A child that says nothing for so long hangs: another one goes on with the job. More than its
+    # slowest step takes, and decoding, and one answer of the store, for whose outages it waits
+    # aloud; 0: only the job's time limit counts
     silence_s: Annotated[float, Field(ge=0)] = 600.0
     # After SIGTERM a running job may use this to end; one that takes longer is handed back at once
     drain_s: Annotated[float, Field(ge=0)] = 25.0

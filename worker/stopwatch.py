@@ -5,10 +5,13 @@ from collections.abc import Callable, Generator, Iterable
 
 from models.protocol import Cancelled, Frames, Step
 from worker.checkpoints import Checkpoints
+from worker.clock import Clock
 from worker.jobs.contract import Stage
-from worker.messages import FromChild, StageStarted, StepDone
+from worker.messages import Alive, FromChild, StageStarted, StepDone
 
 Tell = Callable[[FromChild], None]
+
+ALIVE_EVERY_S = 0.25  # at most; much less than any silence that means something
 
 
 def never() -> bool:
@@ -33,6 +36,7 @@ class Stopwatch:
         self.checkpoints: Checkpoints | None = None
         self._stage: Stage | None = None
         self._since = 0.0
+        self._life = Clock(ALIVE_EVERY_S)
         self.seconds: dict[str, float] = {}
 
     def enter(self, stage: Stage) -> None:
@@ -72,8 +76,15 @@ class Stopwatch:
     def _spend(self, stage: Stage, spent_s: float) -> None:
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent_s, 4)
 
+    def pulse(self) -> None:
+        """A sign of life, if it is time for one. Never raises what `check` does, so that others'
+        code may call it in the middle of something."""
+        if self._life.due():
+            self.tell(Alive(exec=self._token))
+
     def check(self) -> None:
         """Raise Cancelled if told to stop; with a checkpoint, if another attempt is to go on."""
+        self.pulse()
         if self._cancelled():
             raise Cancelled
         if self._leaving():

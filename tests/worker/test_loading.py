@@ -15,7 +15,16 @@ from worker.forecast import Pace
 from worker.jobs.contract import Checkpoint, ErrorCode, Progress, Stage
 from worker.jobs.costs import Sample, shape_of
 from worker.launcher import Child
-from worker.messages import FROM_CHILD, TO_CHILD, Loading, Ready, Run, StageStarted, StepDone
+from worker.messages import (
+    FROM_CHILD,
+    TO_CHILD,
+    Alive,
+    Loading,
+    Ready,
+    Run,
+    StageStarted,
+    StepDone,
+)
 
 REQUEST = read_submission({"prompt": "a square"}).request
 EXEC = "e1"
@@ -60,9 +69,12 @@ def ends() -> Iterator[tuple[Child, "Channel[object]"]]:
     theirs.close()
 
 
+SILENCE_S = 0.3
+
+
 def attempt(child: Child, desk: Quiet, pace: Pace, timeout_s: float, load_s: float) -> Attempt:
     run = Run(exec=EXEC, job_id="video_1", attempt=1, request=REQUEST, artifact_prefix="a/")
-    return Attempt(child, run, desk, pace, timeout_s, 0.1, load_s, 0.1)
+    return Attempt(child, run, desk, pace, timeout_s, 0.1, load_s, 0.1, SILENCE_S)
 
 
 def ready(model: str) -> Ready:
@@ -76,6 +88,7 @@ def test_a_model_that_loads_for_too_long_is_no_timeout_of_the_job(
     desk = Quiet()
     other.send(StageStarted(exec=EXEC, stage=Stage.LOADING))
     other.send(Loading(model=REQUEST.model))
+    # Nor is it a silence, which is shorter.
     ((_, outcome),) = drive(child, [attempt(child, desk, Pace(), timeout_s=0.2, load_s=0.6)])
     assert desk.renewed > 1
     assert (outcome.verdict, outcome.retryable) == (Verdict.MODELLESS, True)
@@ -131,3 +144,24 @@ def test_loading_takes_nothing_of_the_jobs_time_and_teaches_nothing(
     last = pass_on(None)
     assert last is not None
     assert last.verdict is Verdict.TIMED_OUT
+
+
+def test_others_of_a_batch_speak_for_one_that_waits_for_its_turn_and_for_no_other(
+    ends: tuple[Child, Channel[object]],
+) -> None:
+    child, _ = ends
+    running = attempt(child, Quiet(), Pace(), timeout_s=9, load_s=9)
+    running.begin()
+    began = time.monotonic()
+    running.advance(StageStarted(exec=EXEC, stage=Stage.LOADING))
+    while time.monotonic() - began < 2 * SILENCE_S:
+        time.sleep(0.05)
+        assert running.advance(Alive(exec="another's")) is None
+    assert running.advance(StageStarted(exec=EXEC, stage=Stage.DENOISING)) is None
+    outcome = None
+    while outcome is None and time.monotonic() - began < 9:
+        time.sleep(0.05)
+        outcome = running.advance(Alive(exec="another's"))
+    assert outcome is not None
+    assert outcome.verdict is Verdict.SILENT
+    assert not child.alive()

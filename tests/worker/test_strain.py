@@ -3,7 +3,9 @@ inputs whose store is away."""
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image
 
 from tests.models.presets import build_preset
 from tests.worker.conftest import Process, Studio, is_running, until
-from worker.jobs.contract import ErrorCode, Status, StoredImage
+from worker.jobs.contract import ErrorCode, Job, Stage, Status, StoredImage
 from worker.launcher import backoff_s
 
 
@@ -106,17 +108,51 @@ def test_damaged_weights_are_named_and_end_the_worker(
     assert (studio.job(job_id).status, studio.job(job_id).attempt) == (Status.QUEUED, 0)
 
 
-def test_a_child_that_hangs_is_replaced_and_its_job_given_back(studio: Studio) -> None:
-    worker = studio.worker(silence_s=0.5)
-    job_id = studio.submit("hang=2")
+def silenced(studio: Studio, job_id: str) -> Job:
+    """The job, once its first attempt has ended because the child hung."""
     until(lambda: studio.job(job_id).attempts, 20, "the end of the attempt")
     job = studio.job(job_id)
     assert job.attempts[0].reason == "the inference process fell silent"
     assert job.retries_left == studio.settings.max_attempts - 2
-    studio.store.cancel(job_id, "studio")
+    return job
+
+
+def test_a_child_that_hangs_is_replaced_and_its_job_given_back(
+    studio: Studio, tmp_path: Path
+) -> None:
+    worker = studio.worker(silence_s=0.5)
+    computing = studio.submit("hang=2")
+    silenced(studio, computing)
+    studio.store.cancel(computing, "studio")
+    first = given_frame(studio, tmp_path)
+    stored = studio.settings.artifacts_dir / first.artifact.key
+    stored.unlink()
+    os.mkfifo(stored)  # nobody writes: whoever opens it to read hangs
+    reading = studio.submit(task_type="image", first_frame=first)
+    assert silenced(studio, reading).stage in (Stage.QUEUED, Stage.LOADING)
+    studio.store.cancel(reading, "studio")
     slow = studio.ended(studio.submit("pace=0.2", num_inference_steps=6))
     assert (slow.status, slow.attempt) == (Status.COMPLETED, 1)  # slow is not silent
-    assert len(events(worker, "child.died")) <= 2  # once, and again if the job came sooner
+    assert len(events(worker, "child.died")) <= 4  # once, and again if the job came sooner
+
+
+def test_a_child_that_hangs_over_storing_is_replaced_and_one_that_waits_is_not(
+    studio: Studio, tmp_path: Path
+) -> None:
+    worker = studio.worker(silence_s=0.5)
+    job_id = studio.submit("pace=0.1")
+    studio.denoising(job_id)
+    root = studio.settings.artifacts_dir
+    root.write_text("in the way")
+    until(lambda: len(events(worker, "storage.failed")) >= 4, what="waiting for over a second")
+    job = studio.job(job_id)
+    assert (job.stage, job.attempts) == (Stage.UPLOADING, ())
+    os.kill(worker.child_pid(), signal.SIGSTOP)
+    silenced(studio, job_id)
+    root.unlink()
+    assert studio.ended(job_id).status is Status.COMPLETED
+    (sidecar,) = root.glob(f"studio/{job_id}/*/sidecar.json")
+    assert json.loads(sidecar.read_text())["attempt"] == 1  # it was not made again
 
 
 def given_frame(studio: Studio, folder: Path) -> StoredImage:
@@ -130,7 +166,7 @@ def given_frame(studio: Studio, folder: Path) -> StoredImage:
 def test_inputs_are_waited_for_while_their_store_is_away(
     studio: Studio, tmp_path: Path, away: str
 ) -> None:
-    worker = studio.worker()
+    worker = studio.worker(silence_s=0.5)  # it waits for longer, aloud
     first = given_frame(studio, tmp_path)
     root = studio.settings.artifacts_dir
     root.rename(tmp_path / "aside")

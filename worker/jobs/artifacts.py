@@ -4,7 +4,7 @@ A key holds the attempt token, so attempts never write over each other; only the
 says which one counts. Every key starts with its tenant's name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -69,6 +69,10 @@ class ArtifactStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[Blob]:
         """Every blob below `prefix`, a folder or "" for all of them."""
+        ...
+
+    def telling(self, moved: Callable[[], None]) -> "ArtifactStore":
+        """The same store, which calls `moved` whenever some bytes of a blob have moved."""
         ...
 
     def link(self, key: str, ttl_s: int, serving: Serving) -> str | None:

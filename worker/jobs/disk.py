@@ -1,9 +1,10 @@
 """Blobs in a folder: written beside, flushed to the disk, then renamed into place."""
 
+import copy
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from worker.jobs.blobs import (
     StorageFault,
     check_key,
     read_media_type,
+    unseen,
 )
 from worker.jobs.contract import Artifact
 
@@ -27,6 +29,13 @@ class DiskStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._moved: Callable[[], None] = unseen
+
+    def telling(self, moved: Callable[[], None]) -> "DiskStore":
+        """The same folder. What is read from `open` is the reader's to tell."""
+        other = copy.copy(self)
+        other._moved = moved
+        return other
 
     def put_file(self, key: str, path: Path) -> Artifact:
         """Copy a local file to `key`; durable and complete once this returns.
@@ -38,7 +47,7 @@ class DiskStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{uuid4().hex}.part")
         try:
-            sha256, size = _copy(path, beside)
+            sha256, size = _copy(path, beside, self._moved)
             beside.replace(target)
         except BaseException:
             beside.unlink(missing_ok=True)
@@ -120,13 +129,14 @@ class DiskStore:
         return self._root.joinpath(*key.split("/"))
 
 
-def _copy(source: Path, target: Path) -> tuple[str, int]:
+def _copy(source: Path, target: Path, moved: Callable[[], None]) -> tuple[str, int]:
     """Copy and flush. returns the SHA-256 in hex and the size in bytes"""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("xb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
             digest.update(chunk)
             size += writer.write(chunk)
+            moved()
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest(), size

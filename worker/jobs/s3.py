@@ -6,10 +6,12 @@ client library's own errors.
 """
 
 import base64
+import copy
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,6 +26,7 @@ from worker.jobs.blobs import (
     StorageFault,
     check_key,
     read_media_type,
+    unseen,
 )
 from worker.jobs.contract import Artifact
 from worker.jobs.settings import StorageSettings, reveal
@@ -50,6 +53,13 @@ class S3Store:
         self._client = connect(settings, settings.s3_endpoint)
         public = settings.s3_public_endpoint
         self._signer = connect(settings, public) if public else self._client
+        self._moved: Callable[[], None] = unseen
+
+    def telling(self, moved: Callable[[], None]) -> "S3Store":
+        """The same bucket, over the same connections."""
+        other = copy.copy(self)
+        other._moved = moved
+        return other
 
     def put_file(self, key: str, path: Path) -> Artifact:
         """Copy a local file to `key`; durable and complete once this returns.
@@ -59,7 +69,7 @@ class S3Store:
         """
         check_key(key)
         media_type = read_media_type(key)
-        with path.open("rb") as reader:
+        with Upload(path, self._moved) as reader:
             digest = hashlib.file_digest(reader, "sha256")
             size = reader.tell()
             reader.seek(0)
@@ -94,6 +104,7 @@ class S3Store:
                 with body:
                     for chunk in body.iter_chunks(CHUNK_BYTES):
                         spool.write(chunk)
+                        self._moved()
         except BaseException:
             spool.close()
             raise
@@ -160,6 +171,19 @@ class S3Store:
         """Close every connection."""
         self._client.close()
         self._signer.close()
+
+
+class Upload(BufferedReader):
+    """A local file on its way out: it is read on when what was read before is sent."""
+
+    def __init__(self, path: Path, moved: Callable[[], None]) -> None:
+        super().__init__(FileIO(path))
+        self._moved = moved
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes."""
+        self._moved()
+        return super().read(size)
 
 
 def connect(settings: StorageSettings, endpoint: str | None) -> Any:

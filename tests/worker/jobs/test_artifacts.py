@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from worker.jobs import artifacts
-from worker.jobs.blobs import Serving, StorageFault
+from worker.jobs.blobs import CHUNK_BYTES, Serving, StorageFault
 from worker.jobs.settings import StorageSettings
 
 BYTES = os.urandom(3_000_000)
@@ -87,6 +87,26 @@ def test_a_stored_file_is_read_back(blobs, source):
         reader.seek(1000)
         assert reader.read(10) == BYTES[1000:1010]
     assert source.exists()
+
+
+def test_bytes_are_told_of_as_they_move(blobs, tmp_path):
+    source, told = tmp_path / "long.mp4", []
+    source.write_bytes(bytes(3 * CHUNK_BYTES))
+    telling = blobs.telling(lambda: told.append(len(told)))
+    telling.put_file("a/b/video.mp4", source)
+    assert len(told) >= 3
+    told.clear()
+    with telling.open("a/b/video.mp4") as file:
+        assert len(file.read()) == 3 * CHUNK_BYTES
+    # A folder's bytes move when they are read, which is the reader's to tell.
+    assert len(told) >= (0 if telling.path("a/b/video.mp4") else 3)
+
+
+def test_a_store_tells_only_who_asked(blobs, source):
+    told = []
+    blobs.telling(lambda: told.append(1))
+    blobs.put_file("a/b/video.mp4", source)
+    assert told == []
 
 
 def test_a_repeated_put_is_the_same_blob(blobs, source):
