@@ -5,7 +5,7 @@ What depends on a source clip is filled in later, by `fitting`, when the clip wa
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from service import fields
 from service.errors import IncompatibleInputs, InvalidValue, MissingParameter
@@ -37,31 +37,21 @@ def resolve(
 
     For kinds with a source clip, size and frames are those of a clip of the default size.
     """
-    width, height = resolve_size(wishes, card)
-    size = f"{width}x{height}"
-    fps = resolve_rate(wishes, card, task_type, size)
-    num_frames = resolve_frames(wishes, card, task_type, fps, shots)
+    form = resolve_format(wishes, card, task_type, shots)
     quality = resolve_quality(wishes, card)
-    staged = task_type in PER_FILM and card.staged(size, fps)
-    if staged:
-        check_stages(card, size, fps, num_frames)
+    staged = resolve_staged(form, card, task_type)
     sampler = one_of(wishes.get(fields.SAMPLER), card.samplers, fields.SAMPLER)
-    wished = wishes.get(fields.SEED)
-    seed = secrets.randbelow(MAX_SEED + 1) if wished is None else wished
+    seed = resolve_seed(wishes)
     negative = limited_text(wishes, fields.NEGATIVE_PROMPT, card) or ""
     guidance = resolve_scale(wishes, card, quality)
     if guidance == 1 and card.kind == OPEN:
         check_unguided(negative, shots)
-    limits = card.inputs
     return VideoRequest(
         model=card.id,
         task_type=task_type,
         prompt=resolve_prompt(wishes, card, task_type),
         negative_prompt=negative,
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        fps=fps,
+        **form._asdict(),
         seed=seed,
         num_inference_steps=resolve_steps(wishes, card, quality, task_type, staged),
         guidance_scale=guidance,
@@ -69,29 +59,61 @@ def resolve(
         quality=quality and quality.name,
         **resolve_guiding(wishes, card, sampler),
         **resolve_adapter(wishes, card, quality, staged),
-        first_frame_strength=within(
-            wishes.get(fields.FIRST_FRAME_STRENGTH),
-            limits.first_frame_strength,
-            fields.FIRST_FRAME_STRENGTH,
-        ),
-        last_frame_strength=within(
-            wishes.get(fields.LAST_FRAME_STRENGTH),
-            limits.last_frame_strength,
-            fields.LAST_FRAME_STRENGTH,
-        ),
-        reference_strength=within(
-            wishes.get(fields.REFERENCE_STRENGTH),
-            limits.reference_strength,
-            fields.REFERENCE_STRENGTH,
-        ),
+        **resolve_strengths(wishes, card),
         extend_before=wishes.get(fields.EXTEND_BEFORE) or False,
-        shots=resolve_shots(shots, card, fps, seed, negative),
+        shots=resolve_shots(shots, card, form.fps, seed, negative),
         upscale_factor=resolve_factor(wishes, card, task_type),
         target_fps=resolve_target(wishes, card, task_type),
         return_last_frame=wishes.get(fields.RETURN_LAST_FRAME) or False,
         metadata=wishes.get(fields.METADATA) or {},
         user=wishes.get(fields.USER),
     )
+
+
+class Format(NamedTuple):
+    """Size, length and rate of a film, by the names of the request's fields."""
+
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+
+    @property
+    def size(self) -> str:
+        """As cards name it."""
+        return f"{self.width}x{self.height}"
+
+
+def resolve_format(
+    wishes: Wishes, card: ModelCard, task_type: str, shots: Sequence[GivenShot]
+) -> Format:
+    width, height = resolve_size(wishes, card)
+    fps = resolve_rate(wishes, card, task_type, f"{width}x{height}")
+    return Format(width, height, resolve_frames(wishes, card, task_type, fps, shots), fps)
+
+
+def resolve_staged(form: Format, card: ModelCard, task_type: str) -> bool:
+    """Whether the film goes through stages after the base; raises InvalidValue where it would and
+    is longer or shorter than they make."""
+    staged = task_type in PER_FILM and card.staged(form.size, form.fps)
+    if staged:
+        check_stages(card, form.size, form.fps, form.num_frames)
+    return staged
+
+
+def resolve_seed(wishes: Wishes) -> int:
+    wished = wishes.get(fields.SEED)
+    return secrets.randbelow(MAX_SEED + 1) if wished is None else wished
+
+
+def resolve_strengths(wishes: Wishes, card: ModelCard) -> dict[str, float]:
+    """How much given pictures count, as fields of the request."""
+    spans = {
+        fields.FIRST_FRAME_STRENGTH: card.inputs.first_frame_strength,
+        fields.LAST_FRAME_STRENGTH: card.inputs.last_frame_strength,
+        fields.REFERENCE_STRENGTH: card.inputs.reference_strength,
+    }
+    return {field.name: within(wishes.get(field), span, field) for field, span in spans.items()}
 
 
 def check_unguided(negative_prompt: str, shots: Sequence[GivenShot]) -> None:

@@ -5,7 +5,7 @@ Local files are uploaded for the order and deleted once the job has its own copi
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,13 @@ Sheet = Annotated[Path | None, typer.Option(help="Where a PNG of all frames goes
 Picture = "Picture: a file, URL, or id of a file or video."
 Share = Annotated[float | None, typer.Option(help="0 to 1.")]
 
+# Options of `generate` that are sent under their own names.
+AS_THEY_ARE = (
+    "model task_type negative_prompt size seconds fps seed num_inference_steps guidance_scale "
+    "sampler quality first_frame_strength last_frame_strength reference_strength upscale_factor "
+    "target_fps"
+).split()
+
 
 class Unusable(Exception):
     """An argument of the command line that cannot be sent."""
@@ -45,8 +52,12 @@ def generate(
     seconds: Annotated[float | None, typer.Option(help="Length, or what is added.")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same film.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is none.")] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--steps", help="Denoising steps.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance", help="Weight of the prompt; 1 is none.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="One of the model's.")] = None,
     quality: Annotated[str | None, typer.Option(help="One of the model's.")] = None,
     first_frame: Annotated[str | None, typer.Option(help=Picture)] = None,
@@ -69,43 +80,50 @@ def generate(
     api_key: Key = None,
 ) -> None:
     """Make one film of any kind and wait for it, behind a progress bar."""
+    asked = locals()  # by name, so before any other
     if resume is not None:
         follow(resume, out, sheet, url, api_key)
         return
-    shots = [read_shot(text) for text in shot or []]
-    with Client(url, api_key) as client, uploading(client) as send:
-        made = client.create(
-            prompt,
-            model=model,
-            task_type=task_type,
-            negative_prompt=negative_prompt,
-            size=size,
-            seconds=seconds,
-            fps=fps,
-            seed=seed,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            sampler=sampler,
-            quality=quality,
-            first_frame=first_frame and send(first_frame, "--first-frame"),
-            last_frame=last_frame and send(last_frame, "--last-frame"),
-            first_frame_strength=first_frame_strength,
-            last_frame_strength=last_frame_strength,
-            reference_images=[read_reference(text, send) for text in reference or []] or None,
-            reference_strength=reference_strength,
-            video=video and send(video, "--video"),
-            extend_before=extend_before or None,
-            shots=shots or None,
-            upscale_factor=upscale_factor,
-            target_fps=target_fps,
-        )
+    with Client(url, api_key) as client:
+        made = order(client, asked)
     typer.echo(f"{made['id']} is ordered; `praxino follow {made['id']}` finds it again", err=True)
     with Client(url, api_key) as client:
-        try:
-            fetch(client, made, out, sheet)
-        except KeyboardInterrupt:
-            client.cancel(made["id"])
-            raise JobFailed(f"{made['id']} was cancelled") from None
+        fetch_or_cancel(client, made, out, sheet)
+
+
+def order(client: Client, asked: Mapping[str, Any]) -> Video:
+    """Order a film; local files are uploaded for it, and deleted once they were read.
+
+    asked   the options of `generate`
+    raises  Unusable for one that cannot be sent; what `Client.create` does
+    """
+    shots = [read_shot(text) for text in asked["shot"] or []]
+    with uploading(client) as send:
+
+        def sent(name: str) -> dict[str, str] | str | None:
+            text = asked[name]
+            return text and send(text, f"--{name.replace('_', '-')}")
+
+        return client.create(
+            asked["prompt"],
+            **{name: asked[name] for name in AS_THEY_ARE},
+            first_frame=sent("first_frame"),
+            last_frame=sent("last_frame"),
+            reference_images=[read_reference(text, send) for text in asked["reference"] or []]
+            or None,
+            video=sent("video"),
+            extend_before=asked["extend_before"] or None,
+            shots=shots or None,
+        )
+
+
+def fetch_or_cancel(client: Client, made: Video, out: Path, sheet: Path | None) -> None:
+    """Wait for an ordered film and fetch it; Ctrl-C cancels the job. raises JobFailed"""
+    try:
+        fetch(client, made, out, sheet)
+    except KeyboardInterrupt:
+        client.cancel(made["id"])
+        raise JobFailed(f"{made['id']} was cancelled") from None
 
 
 def follow(
