@@ -46,10 +46,16 @@ def lead(config: ChildConfig, load: Load) -> Leader:
     config.scratch_dir.mkdir(parents=True, exist_ok=True)
     meeting.unlink(missing_ok=True)  # of a process that had this number before
     started = [start(config, rank, meeting) for rank in range(1, config.ranks)]
-    model = load_checked(own, load)
-    for rank, (_, follower) in enumerate(started, 1):
-        if fault := read_fault(follower):
-            raise ValueError(f"rank {rank} did not load the model: {fault}")
+    try:
+        model = load_checked(own, load)
+        for rank, (_, follower) in enumerate(started, 1):
+            if fault := read_fault(follower):
+                raise ValueError(f"rank {rank} did not load the model: {fault}")
+    except BaseException:
+        for process, _ in started:
+            process.kill()
+            process.wait()
+        raise
     for process, _ in started:
         threading.Thread(target=watch, args=(process,), daemon=True).start()
     return Leader(join(model, own, 0, meeting), [follower for _, follower in started], own.ranks_by)

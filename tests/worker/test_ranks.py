@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes
+from models.protocol import VideoModel
+from models.registry import load_model
 from tests.models.wilds import build
 from tests.worker import test_checkpoints
 from tests.worker.conftest import is_running, until
@@ -19,7 +21,7 @@ from worker.jobs.catalog import REGISTERED
 from worker.jobs.contract import Checkpoint
 from worker.launcher import Child, ChildConfig, LoadFailed, await_ready, launch
 from worker.messages import Cancel, CheckpointSaved, Done, FromChild, Run, Yield
-from worker.ranks import EXIT_RANK_LOST
+from worker.ranks import EXIT_RANK_LOST, lead
 from worker.settings import WorkerSettings
 
 NAME = "wan-2.1"
@@ -154,6 +156,14 @@ def test_a_model_that_ranks_cannot_share_is_refused_by_name(tmp_path: Path) -> N
             await_ready(child, 120, lambda: None)
     finally:
         child.kill()
+
+
+def test_a_rank_that_does_not_load_the_model_is_named(folder: Path) -> None:
+    def load(_: ChildConfig) -> VideoModel:
+        return load_model(NAME, folder / REGISTERED / NAME, "cpu")
+
+    with pytest.raises(ValueError, match=r"rank 1 did not load the model: .*nobody's"):
+        lead(config(folder, model="nobody's"), load)
 
 
 def test_ranks_choose_their_devices() -> None:

@@ -64,9 +64,10 @@ def test_who_overtakes_in_a_higher_tier_neither_ends_a_turn_nor_begins_one() -> 
     repertoire = Repertoire(NAMES, "", 0.2)
     repertoire.took(queue_name("two"))
     repertoire.took(queue_name("three", Tier.PRIORITY))
-    repertoire.loaded("three")
+    time.sleep(0.1)
+    repertoire.loaded("three")  # a turn of another's is not prolonged
     assert order(repertoire) == ["two", "one", "three"]
-    time.sleep(0.25)
+    time.sleep(0.12)
     for name in ("three", "one", "three"):
         repertoire.took(queue_name(name, Tier.PRIORITY))
     assert order(repertoire)[0] == "one"
@@ -102,3 +103,15 @@ def test_a_model_that_did_not_load_is_left_alone_longer_each_time(
         repertoire.failed(name)
     assert repertoire.queues() == []
     assert repertoire.next_up() in NAMES
+
+
+def test_a_model_that_never_loads_is_tried_again_after_the_longest_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repertoires, "LONGEST_S", 0.1)
+    repertoire = Repertoire(NAMES, "", LONG_S)
+    for _ in range(20):
+        repertoire.failed("one")
+    assert repertoire.is_broken("one")
+    time.sleep(0.12)
+    assert order(repertoire)[0] == "one"
