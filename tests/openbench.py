@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -33,9 +34,10 @@ from models.openweights.families import WAN, Wishes
 from models.openweights.fidelity import similarity
 from models.openweights.loading import load_openweights
 from models.openweights.pipeline import OpenModel, to_frames
+from models.openweights.replay import wrapped
 from models.protocol import Frames, Maker, ResumableModel, Step, Task, VideoModel
 from tests.models.wilds import WILDS, build, save, wan
-from tests.pupil import LONG, Lessons, taught
+from tests.pupil import LONG, Lessons, pictures, taught
 from worker.memory import resident_mb
 from worker.rack import Rack
 
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure everything; returns the exit status."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--json", type=Path, default=REPORT)
-    options.add_argument("--rounds", type=int, default=3, help="of each way, in turn")
+    options.add_argument("--rounds", type=int, default=2, help="of each way, in turn")
     options.add_argument("--jobs", type=int, default=100, help="that alternate over three models")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--only", nargs="+", help="parts to measure; others stay as they were")
@@ -202,38 +204,63 @@ def time_pupil(
     pipe = model.place.pipe
     model.generate(replace(tasks[0], num_inference_steps=1), ignore)
     films: dict[str, list[Frames]] = {}
+    latents: dict[str, list[torch.Tensor]] = {}
+
+    def keep(name: str, make: Callable[[], list[Frames]]) -> None:
+        with decoded(pipe) as given:
+            films[name] = make()
+        latents[name] = given
+
     ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: films.update(plain=[plain(pipe, task) for task in tasks]),
-        "batch": lambda: films.update(batch=films_of(model, tasks)),
-        "fast": lambda: films.update(fast=[model.generate(task, ignore) for task in quick]),
+        "plain": lambda: keep("plain", lambda: [plain(pipe, task) for task in tasks]),
+        "batch": lambda: keep("batch", lambda: films_of(model, tasks)),
+        "fast": lambda: keep("fast", lambda: [model.generate(task, ignore) for task in quick]),
     }
     seconds = in_turn(ways, rounds)
     middle = {name: statistics.median(each) for name, each in seconds.items()}
-    alike = {
-        name: [similarity(*pair) for pair in zip(films["plain"], films[name], strict=True)]
-        for name in ("batch", "fast")
-    }
-    assert np.array_equal(model.generate(tasks[0], ignore), films["plain"][0])
-    assert min(alike["batch"]) > 0.99, "who shares a pass changes more than rounding"
+    off = np.abs(np.stack(films["batch"]).astype(int) - np.stack(films["plain"])).max()
+    assert off <= 2, f"who shares a pass changes films by {off} of 255, which is not rounding"
+    scores = json.loads((checkpoint / "scores.json").read_text(encoding="utf-8"))
+    alike = [
+        similarity(*(pictures(one, scores["spread"]) for one in pair))
+        for pair in zip(latents["plain"], latents["fast"], strict=True)
+    ]
     return {
         "exact_speedup": round(middle["plain"] / middle["batch"], 3),
         "fast_speedup": round(middle["plain"] / middle["fast"], 3),
-        "fast_ssim": round(min(alike["fast"]), 4),
+        "fast_ssim": round(min(alike), 4),
         "details": {
             "what": f"a pupil; {TOGETHER} films by diffusers one after the other, against the same"
             " in one batch (exact) and one after the other with quality fast; steps, guidance and"
-            " tolerance are the product's own for Wan; the least of the films' similarities to"
-            " diffusers' films",
+            " tolerance are the product's own for Wan; similarities are of the latents as pictures,"
+            " fast beside exact, the least of them is given",
             "parameters": parameters(pipe.transformer),
             "scale": vars(scale),
             "lessons": vars(lessons),
             "taught_s": round(taught_s, 1),
-            "scores": json.loads((checkpoint / "scores.json").read_text(encoding="utf-8")),
+            "scores": scores,
             "blocks_computed": round(share_computed(model, quick[0]), 3),
-            "ssim_each": {name: [round(one, 4) for one in each] for name, each in alike.items()},
+            "batch_off_by": int(off),
+            "ssim_each": [round(one, 4) for one in alike],
             "seconds_each": rounded(seconds),
         },
     }
+
+
+@contextmanager
+def decoded(pipe: Any) -> Iterator[list[torch.Tensor]]:
+    """What films are decoded from while this is entered, each (1, 16, t, h, w)."""
+    given: list[torch.Tensor] = []
+
+    def noting(decode: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(latents: torch.Tensor, *more: Any, **named: Any) -> Any:
+            given.append(latents)
+            return decode(latents, *more, **named)
+
+        return wrapper
+
+    with wrapped(pipe.vae, "decode", noting):
+        yield given
 
 
 def share_computed(model: OpenModel, task: Task) -> float:
