@@ -71,7 +71,7 @@ class Scale:
     steps: int
 
 
-LARGE = Scale(4, 12, 128, 8960, "128x128", 9, 5)  # as wide as Wan's 1.3B, of fewer layers
+LARGE = Scale(4, 12, 128, 8960, "128x128", 9, 3)  # as wide as Wan's 1.3B, of fewer layers
 SMALL = Scale(2, 2, 12, 32, "32x32", 5, 4)
 
 
@@ -233,7 +233,8 @@ def time_pupil(
             "what": f"a pupil; {TOGETHER} films by diffusers one after the other, against the same"
             " in one batch (exact) and one after the other with quality fast; steps, guidance and"
             " tolerance are the product's own for Wan; similarities are of the latents as pictures,"
-            " fast beside exact, the least of them is given",
+            " fast beside exact, the least of them is given; what fast gains depends on how a"
+            " network was taught, see tests/pupil.py: a released one may gain less or more",
             "parameters": parameters(pipe.transformer),
             "scale": vars(scale),
             "lessons": vars(lessons),

@@ -46,7 +46,7 @@ def test_a_pupil_is_taught_once_and_its_fast_films_leave_blocks_out(
 def test_a_pupils_latents_show_the_clips_that_it_learns_from() -> None:
     clips, prompts = draw_clips(replace(SHORT, side=64))
     assert prompts[0].startswith("a ")
-    seen = pictures(coded(clips[:1]), [1.0] * 16)
+    seen = pictures(coded(clips[:1]), 1.0)
     frames = torch.stack([clips[0, :, 0], clips[0, :, 1:].mean(1)]).permute(0, 2, 3, 1)
     whole = ((frames + 1) * 127.5).numpy()
     assert seen.shape == whole.shape == (2, 64, 64, 3)
