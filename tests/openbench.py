@@ -436,7 +436,7 @@ def count_passing() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "contract.xml"
         command = [sys.executable, "-m", "pytest", "-q", str(CONTRACT), f"--junitxml={result}"]
-        command += ["-n", "2", "--dist", "loadscope"]
+        command += ["-n", "2", "--dist", "worksteal"]
         alone = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=ROOT, env=alone, check=False, stdout=sys.stderr)
         return passing(ET.parse(result).getroot())
