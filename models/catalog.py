@@ -244,6 +244,7 @@ class ModelCard:
     cascade: CascadeRule | None = None  # None: what the base makes is all there is
     adapters: tuple[AdapterCard, ...] = ()  # those in the folder beside the card
     tiers: tuple[Quality, ...] = ()  # of a model without stages, first is the default
+    guidance_defaults: tuple[tuple[str, float], ...] = ()  # of kinds of job with one of their own
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
@@ -251,8 +252,12 @@ class ModelCard:
         return self.tiers if self.cascade is None else self.cascade.qualities
 
     def for_kind(self, task_type: str) -> "ModelCard":
-        """The card of one kind of job: films of several clips are made without stages, and clips
-        are enlarged by the upsampler's factor to its sizes."""
+        """The card of one kind of job: it may have a default guidance of its own; films of several
+        clips are made without stages, and clips are enlarged by the upsampler's factor to its
+        sizes."""
+        own = dict(self.guidance_defaults).get(task_type)
+        if own is not None and own != self.guidance.default:
+            return replace(self, guidance=replace(self.guidance, default=own)).for_kind(task_type)
         rule = self.cascade
         if rule is None:
             return self
@@ -308,6 +313,7 @@ def read_card(path: Path) -> ModelCard:
                 "fps": tuple(fields["fps"]),
                 "steps": Span(**fields["steps"]),
                 "guidance": Span(**fields["guidance"]),
+                "guidance_defaults": tuple(fields.get("guidance_defaults", {}).items()),
                 "samplers": tuple(fields["samplers"]),
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
@@ -318,6 +324,9 @@ def read_card(path: Path) -> ModelCard:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a model card: {error}") from error
+    for kind, scale in card.guidance_defaults:
+        if kind not in card.tasks or not card.guidance.allows(scale):
+            raise ValueError(f"{path}: guidance_defaults: {kind!r}: {scale}")
     unknown = (card.tasks - set(TASKS)) | (set(card.samplers) - set(SAMPLERS))
     if unknown:
         raise ValueError(f"{path}: unknown tasks or samplers {sorted(unknown)}")

@@ -112,6 +112,7 @@ class VideoModel(Model):
     seconds: Range
     num_inference_steps: Range
     guidance_scale: Range
+    guidance_defaults: dict[str, float]  # of kinds of job whose default is another
     samplers: list[str]
     qualities: list[str]
     tiers: list[Tier]
@@ -211,6 +212,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         ),
         num_inference_steps=to_range(card.steps),
         guidance_scale=to_range(card.guidance),
+        guidance_defaults=dict(card.guidance_defaults),
         samplers=list(card.samplers),
         qualities=[quality.name for quality in card.qualities],
         tiers=[to_tier(tier) for tier in card.tiers],

@@ -107,7 +107,9 @@ class Bench:
 
     def task(self, prompt: Prompt, **changes: Any) -> Task:
         """A task of one clip of the base, with its card's defaults but for the changes."""
-        return replace(self.resized(task_of(self.base, prompt)), **changes)
+        task = self.resized(task_of(self.base, prompt))
+        card = self.base.card.for_kind(changes.get("task_type", task.task_type))
+        return replace(task, **{"guidance_scale": card.guidance.default} | changes)
 
     def resized(self, task: Task) -> Task:
         """A base's clip lasts as long as the whole model's, at the rate of the base."""

@@ -45,20 +45,22 @@ def first_frame(bench: Bench) -> dict[str, Any]:
 def last_frame(bench: Bench) -> dict[str, Any]:
     """How near clips come to the given last frame at strengths from 0 to 1.
 
-    The gain is that of strength 1 over 0, which is the first frame and words alone; its control is
-    the same towards another clip's last frame. Every third clip is made at the strengths between.
+    The gain is that of strength 1 over the clip of the same words and seed alone; its control is
+    the same towards another clip's last frame. `over_first_frame` is the gain over strength 0,
+    which knows the first frame. Every third clip is made at the strengths between.
     """
     prompts = bench.counted(bench.mixed, COUNT)
     goals = [bench.shown(prompt)[-1:] for prompt in prompts]
     arrivals: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
-    gains, controls = [], []
+    gains, controls, over_first = [], [], []
     for index, prompt in enumerate(bench.watched("last frame", prompts)):
         inner = STRENGTHS if index % 3 == 0 else (STRENGTHS[0], STRENGTHS[-1])
         ends = {strength: _end(bench, prompt, strength) for strength in inner}
         near = {strength: decibels(end, goals[index]) for strength, end in ends.items()}
-        other = goals[index - 1]
-        gains.append(near[1.0] - near[0.0])
-        controls.append(decibels(ends[1.0], other) - decibels(ends[0.0], other))
+        words, other = bench.text_clip(prompt)[-1:], goals[index - 1]
+        gains.append(near[1.0] - decibels(words, goals[index]))
+        controls.append(decibels(ends[1.0], other) - decibels(words, other))
+        over_first.append(near[1.0] - near[0.0])
         if len(near) == len(STRENGTHS):
             for strength, value in near.items():
                 arrivals[strength].append(value)
@@ -69,7 +71,8 @@ def last_frame(bench: Bench) -> dict[str, Any]:
         "n": len(arrivals[1.0]),
         "arrival_db": course,
     }
-    return {"last_frame_gain_db": asdict(mean(gains, controls)), "last_frame_monotone": falls}
+    gain = asdict(mean(gains, controls)) | {"over_first_frame": fmean(over_first)}
+    return {"last_frame_gain_db": gain, "last_frame_monotone": falls}
 
 
 def sketched(bench: Bench) -> dict[str, Any]:

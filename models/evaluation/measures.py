@@ -51,7 +51,12 @@ MEASURES: tuple[Measure, ...] = (
         lambda card: card.cascade is not None and any(q.distilled for q in card.cascade.qualities),
     ),
     Measure(
-        ("clip_seconds_standard", "clip_seconds_draft", "clip_seconds_high"),
+        (
+            "clip_seconds_standard",
+            "clip_seconds_preview",
+            "clip_seconds_draft",
+            "clip_seconds_high",
+        ),
         stages.clip_seconds,
         lambda card: bool(stages.seconds_names(card)),
     ),

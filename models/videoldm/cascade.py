@@ -10,6 +10,7 @@ What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 fram
 
 | quality  | base            | interpolation | decoder | upsampler | estimate, decoder | sum |
 |----------|-----------------|---------------|---------|-----------|-------------------|-----|
+| preview  | 4 distilled: 26 | 1 step: 14    | 17      | 1: 34     | 134               | 225 |
 | draft    | 8 distilled: 53 | 1 step: 14    | 17      | 1: 34     | 134               | 252 |
 | standard | 16 guided: 210  | 4 steps: 55   | 22      | 3: 102    | 134               | 523 |
 | high     | 32 guided: 420  | 8 steps: 110  | 22      | 6: 204    | 134               | 890 |

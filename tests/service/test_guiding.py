@@ -56,7 +56,8 @@ def tiny_api(valkey_server, model, tmp_path_factory) -> Iterator[Running]:
     subjects = (AdapterCard("rex", "sks", "dog"), AdapterCard("tom", "sks", "cat"))
     worded = replace(worded, adapters=subjects)
     other = replace(model.card, id="other", kind="openweights", cascade=None)
-    cards = {"tiny": model.card, "worded": worded, "other": other}
+    loose = replace(model.card, id="loose", guidance_defaults=(("image", 1.5),))
+    cards = {"tiny": model.card, "worded": worded, "other": other, "loose": loose}
     with serve(settings, cards) as running:
         yield running
 
@@ -73,6 +74,20 @@ def api(valkey, tiny_api) -> Running:
 
 def send(client, body):
     return client.post("/v1/videos", json={"prompt": "a cat"} | body)
+
+
+def test_a_kind_of_job_may_have_a_default_guidance_of_its_own(client, model):
+    def scale(**wishes):
+        return send(client, {"model": "loose"} | wishes).json()["guidance_scale"]
+
+    usual = model.card.guidance.default
+    assert usual != 1.5
+    assert scale() == scale(**TWO) == usual
+    assert scale(first_frame=PICTURE) == 1.5
+    assert scale(first_frame=PICTURE, guidance_scale=4) == 4
+    told = {each["id"]: each for each in client.get("/v1/videos/models").json()["data"]}
+    assert told["loose"]["guidance_defaults"] == {"image": 1.5}
+    assert told["tiny"]["guidance_defaults"] == {}
 
 
 def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_settings):
