@@ -187,6 +187,7 @@ def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fps=[8, 4, 16],
         steps={"minimum": 1, "maximum": 9, "default": 1},
         inputs={"last_frame_sketches": True},
+        guidance_defaults={"image": 1.5},
     )
     config = read_config(folder / "config.json")
     write_config(replace(config, abilities=("sketch",)), folder / "config.json")
@@ -245,6 +246,14 @@ def test_measures_stand_on_what_the_model_was_given(able: Path) -> None:
 def test_a_checker_that_cannot_tell_references_apart_scores_nothing(able: Path) -> None:
     with pytest.raises(GateError, match="references are found by"):
         identity.reference_gain(bench_of(able, ungated=False))
+
+
+def test_a_kind_of_job_is_measured_at_its_own_default_guidance(able: Path) -> None:
+    bench = bench_of(able)
+    prompt, usual = bench.prompts[0], bench.model.card.guidance.default
+    assert bench.task(prompt).guidance_scale == usual != 1.5
+    assert bench.task(prompt, task_type="image").guidance_scale == 1.5
+    assert bench.task(prompt, task_type="image", guidance_scale=2.0).guidance_scale == 2.0
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Laws of the pipeline and of loading it, on a tiny preset written to disk."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -191,3 +192,14 @@ def test_pockets_card_equals_what_its_config_yields() -> None:
 
 def test_every_card_of_the_catalog_reads() -> None:
     assert "pocket" in read_catalog()
+
+
+@pytest.mark.parametrize("wrong", [{"image": 99.0}, {"dance": 1.5}])
+def test_a_default_guidance_out_of_range_or_of_no_kind_is_named(
+    tmp_path: Path, wrong: dict[str, float]
+) -> None:
+    fields = json.loads((POCKET / "card.json").read_text(encoding="utf-8"))
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(fields | {"guidance_defaults": wrong}), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"guidance_defaults: '{next(iter(wrong))}'"):
+        read_card(path)
