@@ -325,7 +325,7 @@ def read_card(path: Path) -> ModelCard:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a model card: {error}") from error
     for kind, scale in card.guidance_defaults:
-        if kind not in card.tasks or not card.guidance.allows(scale):
+        if kind not in TASKS or not card.guidance.allows(scale):
             raise ValueError(f"{path}: guidance_defaults: {kind!r}: {scale}")
     unknown = (card.tasks - set(TASKS)) | (set(card.samplers) - set(SAMPLERS))
     if unknown:

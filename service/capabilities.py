@@ -212,7 +212,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         ),
         num_inference_steps=to_range(card.steps),
         guidance_scale=to_range(card.guidance),
-        guidance_defaults=dict(card.guidance_defaults),
+        guidance_defaults={k: v for k, v in card.guidance_defaults if k in offered(card)},
         samplers=list(card.samplers),
         qualities=[quality.name for quality in card.qualities],
         tiers=[to_tier(tier) for tier in card.tiers],
