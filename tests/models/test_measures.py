@@ -267,7 +267,7 @@ def test_a_cascade_is_measured_stage_by_stage(
     assert bench.base is not bench.model
     told = stages.student_ratio(bench)["student_ratio"]
     assert told["n"] == 2
-    assert set(told["details"]) == {"student", "student_4", "base", "teacher"}
+    assert set(told["details"]) == {"student", "student_8", "base", "teacher"}
     seconds = stages.clip_seconds(bench)
     assert set(seconds) == {"clip_seconds_standard", "clip_seconds_draft"}
     assert all(row["value"] > 0 for row in seconds.values())

@@ -87,7 +87,7 @@ def test_a_kind_of_job_may_have_a_default_guidance_of_its_own(client, model):
     assert scale(first_frame=PICTURE, guidance_scale=4) == 4
     told = {each["id"]: each for each in client.get("/v1/videos/models").json()["data"]}
     assert told["loose"]["guidance_defaults"] == {"image": 1.5}
-    assert told["tiny"]["guidance_defaults"] == {}
+    assert told["worded"]["guidance_defaults"] == {}  # it serves no such kind
 
 
 def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_settings):
