@@ -41,7 +41,7 @@ def test_a_child_that_has_grown_is_replaced_between_two_jobs(studio: Studio) -> 
 
 
 def test_memory_that_is_given_back_replaces_nobody(studio: Studio) -> None:
-    worker = studio.worker(child_growth_mb=64)
+    worker = studio.worker(child_growth_mb=80)  # what an encoder leaves behind comes to 65 at times
     big = {"width": 512, "height": 512, "num_frames": 120, "num_inference_steps": 1}
     studio.ended(studio.submit())
     child = worker.child_pid()
