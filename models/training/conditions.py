@@ -62,7 +62,7 @@ GIVEN = Mixture(
     context_one=0.04,
     context_two=0.11,
     reference=0,
-    sketch=0.45,
+    sketch=0.3,
     single_first=0.2,
 )
 REFERENCES = replace(WORDS, text=0.05, context_two=0.1, reference=0.85, text_dropout=0.2)
