@@ -18,6 +18,7 @@ from torch import Tensor
 from models.training.captions import caption, nameless, paraphrase
 from models.training.concepts import TRAINED
 from models.training.conditions import (
+    DRAWN,
     REFERENCES,
     WORDS,
     Mixture,
@@ -117,7 +118,8 @@ class ClipMaker:
     references: Mixture = REFERENCES  # of batches that show the subject elsewhere too
     reference_batches: float = 0.0  # how many are such
     strangers: CaptionBank | None = None  # the scripts of those; None takes the bank's
-    sketch_batches: float = 0.0  # of the others: how many have drawings for last frames
+    drawn: Mixture = DRAWN  # of batches that have drawings of last frames
+    sketch_batches: float = 0.0  # of the others: how many are such
     subject_weight: float = 1.0  # of the loss where the subject is
 
     def images(self, count: int, draws: Draws) -> ClipBatch:
@@ -161,6 +163,7 @@ class ClipMaker:
                 mixture, pictures = self.references, self.autoencoder.encode(elsewhere)
             else:
                 drawings = self._drawings(frames, draws)
+                mixture = self.mixture if drawings is None else self.drawn
         conditions = draw_conditions(told, latents, draws, mixture, pictures, drawings)
         weight = self.weighed(states, times, latents.shape[-1]) * targets(conditions)
         return ClipBatch(latents, conditions, weight)

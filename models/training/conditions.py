@@ -44,6 +44,7 @@ class Mixture:
     context_reference: float = 0.2  # of clips with context have references too
     rough_first: float = 0.15  # of first frames are noised to any level, for their strength
     sketch: float = 0.0  # of last frames are drawings, where the batch has any
+    sketch_text_dropout: float = 0.0  # of clips towards a drawing: words that say all make it idle
     single_first: float = 0.0  # of single frames are given themselves: what copying is, cheaply
 
     @property
@@ -62,8 +63,19 @@ GIVEN = Mixture(
     context_one=0.04,
     context_two=0.11,
     reference=0,
-    sketch=0.3,
     single_first=0.2,
+)
+# Of batches that have drawings of last frames.
+DRAWN = replace(
+    GIVEN,
+    text=0.05,
+    first=0.1,
+    first_last=0.85,
+    context_one=0,
+    context_two=0,
+    last_dropout=0.1,
+    sketch=0.9,
+    sketch_text_dropout=0.6,
 )
 REFERENCES = replace(WORDS, text=0.05, context_two=0.1, reference=0.85, text_dropout=0.2)
 TINTED = 0.75  # of the strangers that references show
@@ -220,7 +232,11 @@ def _with_references(
 
 def _without_some_text(given: Conditions, draws: Draws, mixture: Mixture) -> Conditions:
     chance = torch.rand(len(given.text_mask), generator=draws.torch).to(given.text_mask.device)
-    told = rearrange(chance >= mixture.text_dropout, "b -> b 1")
+    drawn = given.gives((Kind.SKETCH,)).any(1)
+    most = torch.where(
+        drawn, max(mixture.text_dropout, mixture.sketch_text_dropout), mixture.text_dropout
+    )
+    told = rearrange(chance >= most, "b -> b 1")
     return replace(given, text_mask=given.text_mask & told)
 
 

@@ -57,7 +57,7 @@ LAYOUTS = (
 )
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is: it is small, and what prompts are about
 REFERENCE_BATCHES = 0.4
-SKETCH_BATCHES = 0.15
+SKETCH_BATCHES = 0.25  # of clips; a single frame has no last one
 # One look a subject: shown in two styles, mirrored or not and in many sizes, a small network spends
 # its time on which of them a word means.
 SHOWN = WorldConfig(animated_share=1.0, mirrored_share=0.0, sizes=(0.5, 0.62))
