@@ -21,6 +21,7 @@ import torch
 
 from models.catalog import UNSHARED, ModelCard
 from models.protocol import Frames, Maker, Memory, OnStep, ResumableModel, Step, Task, lacks_memory
+from models.teams import end_team
 
 PATIENCE_S = 1.0  # that a pass waits for a film which is busy with something else, once
 
@@ -62,6 +63,7 @@ class Table:
             raise RuntimeError("a film that has left its place asks the network")
         self._asked[place] = question
         self._missed.discard(place)
+        end_team()
         self.turn.notify_all()
         self.turn.wait_for(lambda: question.settled)
         if question.error is not None:
@@ -148,6 +150,7 @@ class Place:
             raise ValueError(f"a film of quality {task.quality!r} beside others: only alone")
 
         def on_turn(step: Step) -> None:
+            end_team()
             self.table.turn.release()
             try:
                 on_step(step)
@@ -163,6 +166,7 @@ class Place:
             while True:
                 with self.table.turn:
                     piece = next(film, None)
+                    end_team()
                 if piece is None:
                     return
                 yield piece

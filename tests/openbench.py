@@ -35,6 +35,7 @@ from models.openweights.fidelity import similarity
 from models.openweights.loading import load_openweights
 from models.openweights.pipeline import OpenModel, to_frames
 from models.openweights.replay import wrapped
+from models.openweights.tiers import FAST
 from models.protocol import Frames, Maker, ResumableModel, Step, Task, VideoModel
 from tests.models.wilds import WILDS, build, save, wan
 from tests.pupil import LONG, Lessons, pictures, taught
@@ -182,10 +183,12 @@ def time_adapter(scale: Scale, rounds: int, folder: Path) -> dict[str, Any]:
 
 
 def time_pupil(
-    lessons: Lessons, steps: int, rounds: int, folder: Path, cache: Path
+    lessons: Lessons, steps: int, rounds: int, folder: Path, cache: Path, compiled: str = "on"
 ) -> dict[str, Any]:
     """A taught network's films by diffusers one after the other, by the adapter in a batch, and in
-    the quality `fast`, in turn.
+    the quality `fast` with its blocks compiled and without, in turn.
+
+    compiled  as for `load_openweights`, of the former
 
     raises AssertionError if the adapter makes other films than diffusers
     """
@@ -195,28 +198,17 @@ def time_pupil(
     size = f"{lessons.side}x{lessons.side}"
     shape = (lessons.layers, lessons.heads, lessons.head_width, lessons.ffn)
     scale = Scale(*shape, size, lessons.frames, steps)
-    model = load(checkpoint, scale, folder / "pupil-models", "pupil")
+    model = load(checkpoint, scale, folder / "models", "pupil", "off")
+    swift = load(checkpoint, scale, folder / "models", "swift", compiled)
     tasks = [
         replace(task_of(model, scale), prompt=prompt, negative_prompt="", seed=seed)
         for seed, prompt in enumerate(PROMPTS[:TOGETHER])
     ]
-    quick = [replace(task, quality="fast") for task in tasks]
-    pipe = model.place.pipe
     model.generate(replace(tasks[0], num_inference_steps=1), ignore)
-    films: dict[str, list[Frames]] = {}
-    latents: dict[str, list[torch.Tensor]] = {}
-
-    def keep(name: str, make: Callable[[], list[Frames]]) -> None:
-        with decoded(pipe) as given:
-            films[name] = make()
-        latents[name] = given
-
-    ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: keep("plain", lambda: [plain(pipe, task) for task in tasks]),
-        "batch": lambda: keep("batch", lambda: films_of(model, tasks)),
-        "fast": lambda: keep("fast", lambda: [model.generate(task, ignore) for task in quick]),
-    }
-    seconds = in_turn(ways, rounds)
+    began = time.perf_counter()
+    swift.generate(in_fast(tasks[0]), ignore)
+    compiled_s = time.perf_counter() - began
+    seconds, films, latents = race(model, swift, tasks, rounds)
     middle = {name: statistics.median(each) for name, each in seconds.items()}
     off = np.abs(np.stack(films["batch"]).astype(int) - np.stack(films["plain"])).max()
     assert off <= 2, f"who shares a pass changes films by {off} of 255, which is not rounding"
@@ -228,24 +220,62 @@ def time_pupil(
     return {
         "exact_speedup": round(middle["plain"] / middle["batch"], 3),
         "fast_speedup": round(middle["plain"] / middle["fast"], 3),
+        "fast_speedup_uncompiled": round(middle["plain"] / middle["cached"], 3),
         "fast_ssim": round(min(alike), 4),
         "details": {
             "what": f"a pupil; {TOGETHER} films by diffusers one after the other, against the same"
-            " in one batch (exact) and one after the other with quality fast; steps, guidance and"
-            " tolerance are the product's own for Wan; similarities are of the latents as pictures,"
-            " fast beside exact, the least of them is given; what fast gains depends on how a"
-            " network was taught, see tests/pupil.py: a released one may gain less or more",
-            "parameters": parameters(pipe.transformer),
+            " in one batch (exact) and one after the other with quality fast, its blocks compiled"
+            " (PRAXINO_FAST_COMPILE=on; on a processor they are not by themselves) and not; steps,"
+            " guidance and tolerance are the product's own for Wan; similarities are of latents as"
+            " pictures, fast beside exact, the least of them is given; what fast gains depends on"
+            " how a network was taught, see tests/pupil.py: a released one may gain less or more",
+            "parameters": parameters(model.place.pipe.transformer),
             "scale": vars(scale),
             "lessons": vars(lessons),
             "taught_s": round(taught_s, 1),
+            "first_compiled_film_s": round(compiled_s, 1),
             "scores": scores,
-            "blocks_computed": round(share_computed(model, quick[0]), 3),
+            "blocks_computed": round(share_computed(model, in_fast(tasks[0])), 3),
             "batch_off_by": int(off),
             "ssim_each": [round(one, 4) for one in alike],
             "seconds_each": rounded(seconds),
         },
     }
+
+
+def race(
+    model: OpenModel, swift: OpenModel, tasks: Sequence[Task], rounds: int
+) -> tuple[Seconds, dict[str, list[Frames]], dict[str, list[torch.Tensor]]]:
+    """The same films in four ways, in turn: what each took, its films, and their latents.
+
+    swift  the same checkpoint, its blocks compiled in the quality `fast`
+    """
+    films: dict[str, list[Frames]] = {}
+    latents: dict[str, list[torch.Tensor]] = {}
+
+    def kept(name: str, by: OpenModel, make: Callable[[], list[Frames]]) -> Callable[[], None]:
+        def way() -> None:
+            with decoded(by.place.pipe) as given:
+                films[name] = make()
+            latents[name] = given
+
+        return way
+
+    def in_turn_by(by: OpenModel) -> list[Frames]:
+        return [by.generate(in_fast(task), ignore) for task in tasks]
+
+    ways: dict[str, Callable[[], object]] = {
+        "plain": kept("plain", model, lambda: [plain(model.place.pipe, task) for task in tasks]),
+        "batch": kept("batch", model, lambda: films_of(model, tasks)),
+        "cached": kept("cached", model, lambda: in_turn_by(model)),
+        "fast": kept("fast", swift, lambda: in_turn_by(swift)),
+    }
+    return in_turn(ways, rounds), films, latents
+
+
+def in_fast(task: Task) -> Task:
+    """The same in the quality `fast`."""
+    return replace(task, quality=FAST)
 
 
 @contextmanager
@@ -351,11 +381,13 @@ def denoiser_of(scale: Scale, text_dim: int) -> Any:
     ).eval()
 
 
-def load(folder: Path, scale: Scale, models_dir: Path, name: str = "timed") -> OpenModel:
-    """Register a checkpoint and load it on the processor."""
+def load(
+    folder: Path, scale: Scale, models_dir: Path, name: str = "timed", compiled: str = "auto"
+) -> OpenModel:
+    """Register a checkpoint and load it on the processor; `compiled` as for `load_openweights`."""
     wishes = Wishes((scale.size,), scale.frames, scale.steps, WAN.guidance, None)
     add(name, folder, models_dir, wishes, None)
-    return load_openweights(models_dir / name, "cpu", torch.float32)
+    return load_openweights(models_dir / name, "cpu", torch.float32, compiled=compiled)
 
 
 def task_of(model: VideoModel, scale: Scale) -> Task:

@@ -30,7 +30,7 @@ def test_every_way_is_timed_and_makes_diffusers_own_film(tmp_path: Path) -> None
 def test_a_pupil_is_taught_once_and_its_fast_films_leave_blocks_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = time_pupil(SHORT, 4, 1, tmp_path / "one", tmp_path)
+    report = time_pupil(SHORT, 4, 1, tmp_path / "one", tmp_path, "off")
     details = report["details"]
     assert len(details["scores"]["loss"]) == SHORT.steps
     assert len(details["ssim_each"]) == openbench.TOGETHER
@@ -39,7 +39,7 @@ def test_a_pupil_is_taught_once_and_its_fast_films_leave_blocks_out(
     assert details["blocks_computed"] <= 1
     monkeypatch.setattr("tests.pupil.teach", None)  # taught it was
     monkeypatch.setattr("models.openweights.tiers.TOLERANCE", 9.0)
-    loose = time_pupil(SHORT, 4, 1, tmp_path / "two", tmp_path)["details"]
+    loose = time_pupil(SHORT, 4, 1, tmp_path / "two", tmp_path, "off")["details"]
     assert loose["blocks_computed"] == 0.25, "of four steps, the first alone"
 
 

@@ -103,7 +103,8 @@ def split(answer: Any, rows: list[int]) -> list[Any]:
 def fingerprint(value: Any) -> str:
     """Text that is the same for the same value only."""
     if isinstance(value, Tensor):
-        data = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        # repeat: what was expanded has strides of 0, of which there is no view
+        data = value.detach().cpu().reshape(-1).repeat(1).view(torch.uint8).numpy().tobytes()
         return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(data).hexdigest()}"
     if isinstance(value, list | tuple):
         return f"({','.join(map(fingerprint, value))})"

@@ -1,10 +1,12 @@
 """Films made side by side: each is what it is alone, and none is in another's way."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -454,3 +456,28 @@ def test_conditions_of_another_layout_are_told_apart() -> None:
         replace(plain, text_t=plain.text_s.clone()),
     ]
     assert len({layout(plain), *map(layout, others)}) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_films_that_wait_keep_no_threads_that_others_would_wake_more_slowly_for(
+    model: VideoLDM,
+) -> None:
+    counts: list[int] = []
+    before = torch.get_num_threads()
+
+    def compute_much(step: Step) -> None:
+        torch.randn(400, 400) @ torch.randn(400, 400)  # on as many threads as it is let
+
+    def count(*_given: object) -> None:
+        counts.append(len(os.listdir("/proc/self/task")))
+
+    torch.set_num_threads(2)
+    compute_much(Step("encoding", 0, 1))  # this thread's own, which stay
+    alone = len(os.listdir("/proc/self/task"))
+    handle = model.preset.unet.register_forward_pre_hook(count)
+    try:
+        together(model, [Film(task, compute_much) for task in FILMS])
+    finally:
+        handle.remove()
+        torch.set_num_threads(before)
+    assert max(counts) <= alone + len(FILMS)
