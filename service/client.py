@@ -12,6 +12,7 @@ from typing import Any, Required, TypedDict, cast
 import httpx
 
 POLL_S = 0.25
+WAIT_S = 30  # for one answer that comes when a job has ended
 TERMINAL = ("completed", "failed")
 
 
@@ -119,6 +120,16 @@ class Client:
     def retrieve(self, video_id: str) -> Video:
         """The job as it stands."""
         return cast(Video, self._call("GET", f"/v1/videos/{video_id}"))
+
+    def settled(self, video: Video) -> Video:
+        """Wait until the job has ended, without asking again and again (`Prefer: wait`).
+
+        returns  the job as it ended, completed or failed
+        """
+        options: dict[str, Any] = {"headers": {"Prefer": f"wait={WAIT_S}"}, "timeout": 2 * WAIT_S}
+        while video["status"] not in TERMINAL:
+            video = cast(Video, self._call("GET", f"/v1/videos/{video['id']}", **options))
+        return video
 
     def cancel(self, video_id: str) -> Video:
         """Ask a job to stop; a running one ends at its next step."""

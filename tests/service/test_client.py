@@ -1,6 +1,7 @@
 """The client against the real API over a socket; `hand` plays the worker."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,28 @@ def test_film_arrives_whole_and_under_its_own_name(
     praxino.download(done["id"], target)
     assert target.read_bytes() == clip.read_bytes()
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_end_of_a_job_is_waited_for_with_one_question(praxino: Client, hand: Any) -> None:
+    video = praxino.create("a fox")
+    asked: list[str] = []
+    praxino._http.event_hooks["request"].append(lambda request: asked.append(request.method))
+    end = threading.Timer(0.3, hand.finish, [video["id"]])
+    end.start()
+    assert completed(praxino.settled(video))["id"] == video["id"]
+    end.join()
+    assert asked == ["GET"]
+
+
+def test_whoever_waits_asks_again_after_an_answer_that_came_too_early(
+    praxino: Client, hand: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.WAIT_S", 1)
+    video = praxino.create("a fox")
+    end = threading.Timer(1.3, hand.finish, [video["id"]])
+    end.start()
+    assert completed(praxino.settled(video))["id"] == video["id"]
+    end.join()
 
 
 def test_refused_download_leaves_no_file(praxino: Client, tmp_path: Path) -> None:
