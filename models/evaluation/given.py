@@ -5,24 +5,26 @@ are of subjects held out and trained in turn, before backgrounds never trained o
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import torch
 from einops import rearrange
+from torch.nn.functional import max_pool2d
 
 from models.evaluation.bench import Bench
 from models.evaluation.prompts import Prompt
 from models.evaluation.scores import decibels, mean
 from models.evaluation.truth import round_trip
 from models.protocol import Frames
+from models.training.captions import still_caption
 from models.training.conditions import sketch
 from models.videoldm.pictures import write_frames
 
 FIRST, LAST = ("first_frame_psnr_db",), ("last_frame_gain_db", "last_frame_monotone")
-SKETCH = ("sketch_gain_db",)
+SKETCH = ("sketch_edge_iou", "sketch_gain_db")
 COUNT = 24
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -76,21 +78,42 @@ def last_frame(bench: Bench) -> dict[str, Any]:
 
 
 def sketched(bench: Bench) -> dict[str, Any]:
-    """How much nearer clips end to a frame of which they are given a drawing, at strength 1.
+    """Whether clips end where a drawing of their last frame says, at strength 1.
 
-    The gain is over the same clip without it; its control is that towards another's frame.
+    Words tell subject and scene: where things go is the drawing's to tell. `sketch_edge_iou` is how
+    well the lines of a clip's last frame lie on the drawing's; its control, those of the clip
+    without a drawing; its ceiling, of the true frame through the model's autoencoder and back.
+    `sketch_gain_db` is how much nearer the clip ends to the true frame than without a drawing; its
+    control, the same towards another's.
     """
-    prompts = bench.counted(bench.mixed, COUNT)
-    goals = [bench.shown(prompt)[-1:] for prompt in prompts]
-    gains, controls = [], []
+    prompts = [
+        replace(prompt, text=still_caption(prompt.concept, prompt.scene))
+        for prompt in bench.counted(bench.mixed, COUNT)
+    ]
+    goals = [bench.shown(prompt)[-1] for prompt in prompts]
+    overlaps, free_overlaps, ceilings, gains, controls = [], [], [], [], []
     for index, prompt in enumerate(bench.watched("sketch", prompts)):
-        free = _end(bench, prompt, 0)
-        truth = bench.shown(prompt)
-        drawn = _end(bench, prompt, 1, last_frame=drawing(truth[-1]), last_frame_is_sketch=True)
-        near, other = goals[index], goals[index - 1]
-        gains.append(decibels(drawn, near) - decibels(free, near))
+        goal, other, line = goals[index], goals[index - 1], drawing(goals[index])
+        free = _end(bench, prompt, 0)[0]
+        drawn = _end(bench, prompt, 1, last_frame=line, last_frame_is_sketch=True)[0]
+        overlaps.append(overlap(drawing(drawn), line))
+        free_overlaps.append(overlap(drawing(free), line))
+        if bench.autoencoder is not None:
+            ceilings.append(overlap(drawing(round_trip(bench.autoencoder, goal[None])[0]), line))
+        gains.append(decibels(drawn, goal) - decibels(free, goal))
         controls.append(decibels(drawn, other) - decibels(free, other))
-    return {"sketch_gain_db": asdict(mean(gains, controls))}
+    lines = asdict(mean(overlaps, free_overlaps))
+    return {
+        "sketch_edge_iou": lines | {"ceiling": fmean(ceilings or [1.0])},
+        "sketch_gain_db": asdict(mean(gains, controls)),
+    }
+
+
+def overlap(one: Frames, other: Frames) -> float:
+    """Intersection over union of two drawings' lines (H, W, 3), each a pixel wider all around."""
+    masks = [torch.from_numpy(drawn[..., 0] < 128)[None].float() for drawn in (one, other)]
+    first, second = (max_pool2d(mask, 3, stride=1, padding=1).bool() for mask in masks)
+    return float((first & second).sum() / (first | second).sum().clamp(min=1))
 
 
 def drawing(frame: Frames) -> Frames:

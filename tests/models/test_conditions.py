@@ -99,6 +99,20 @@ def test_some_first_frames_are_of_any_strength() -> None:
     assert float(told.frame_sigma.max()) > 0.9
 
 
+def test_clips_towards_drawings_have_words_less_often_than_others() -> None:
+    mixture = only(first_last=1.0, sketch=0.5, text_dropout=0.1, sketch_text_dropout=0.6)
+    lines = torch.full((COUNT, 4, 2, 2), 7.0)
+    told = draw_conditions(words(), clips(), draws(0, 0), mixture, sketches=lines)
+    drawn_ones = given_slots(told, Kind.SKETCH)[:, -1]
+    assert 0.4 < float(drawn_ones.float().mean()) < 0.6
+    levels = told.frame_sigma[drawn_ones, -1]
+    shown = told.frames[drawn_ones, :, -1].mean((1, 2, 3)) / torch.sqrt(1 - levels**2)
+    assert float(shown.mean()) == pytest.approx(7, abs=0.2)
+    wordless = ~told.text_mask.any(1)
+    assert float(wordless[drawn_ones].float().mean()) == pytest.approx(0.6, abs=0.08)
+    assert float(wordless[~drawn_ones].float().mean()) == pytest.approx(0.1, abs=0.05)
+
+
 def test_the_last_frame_is_one_of_the_last_three_in_the_last_slot() -> None:
     told = drawn(first_last=1.0)
     last = given_slots(told, Kind.LAST)

@@ -18,7 +18,7 @@ from models.evaluation.bench import Bench
 from models.evaluation.checker import BANDS
 from models.evaluation.features import COARSE_SIDE, WIDTH, EfficientNetLite
 from models.evaluation.gallery import Discriminant, Gallery, Neighbours
-from models.evaluation.given import rises
+from models.evaluation.given import drawing, overlap, rises
 from models.evaluation.identity import separation
 from models.evaluation.masks import SubjectFinder
 from models.evaluation.measures import NAMES, chosen, measured
@@ -202,6 +202,7 @@ def test_every_measure_of_a_base_has_its_row(able: Path, monkeypatch: pytest.Mon
         "first_frame_psnr_db",
         "last_frame_gain_db",
         "last_frame_monotone",
+        "sketch_edge_iou",
         "sketch_gain_db",
         "reference_cosine_gain",
         "seam_ratio",
@@ -283,6 +284,7 @@ def test_only_what_a_card_declares_is_measured(folder: Path, able: Path, tmp_pat
         "first_frame_psnr_db",
         "last_frame_gain_db",
         "last_frame_monotone",
+        "sketch_edge_iou",
         "sketch_gain_db",
         "reference_cosine_gain",
         "seam_ratio",
@@ -298,6 +300,18 @@ def test_only_what_a_card_declares_is_measured(folder: Path, able: Path, tmp_pat
 
 
 # ---------------------------------------------------------------------------- what figures mean
+
+
+def test_lines_overlap_as_far_as_they_lie_on_each_other() -> None:
+    def square(left: int) -> np.ndarray:
+        frame = np.full((32, 32, 3), 40, np.uint8)
+        frame[8:20, left : left + 12] = 220
+        return drawing(frame)
+
+    assert overlap(square(4), square(4)) == 1
+    assert overlap(square(4), square(5)) > overlap(square(4), square(7)) > 0
+    blank = drawing(np.full((32, 32, 3), 90, np.uint8))
+    assert overlap(square(4), blank) == overlap(blank, blank) == 0
 
 
 def test_the_unseen_prompts_are_frozen_and_of_subjects_kept_out() -> None:
