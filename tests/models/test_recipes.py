@@ -107,15 +107,27 @@ def test_clips_are_told_words_alone_unless_asked(
     assert (batch.weight == 1).all()
 
 
-def test_a_mixture_gives_frames_and_drawings_and_context_earns_nothing(
+def test_a_mixture_gives_frames_and_context_earns_nothing(
+    small_world: World, autoencoder: Autoencoder
+) -> None:
+    maker = clip_maker(small_world, autoencoder, mixture=GIVEN)
+    batch = maker.clips(64, 4, 2.0, draws(0, 0))
+    kinds = set(batch.conditions.kind.unique().tolist())
+    assert kinds == {int(k) for k in (Kind.NONE, Kind.FIRST, Kind.LAST, Kind.CONTEXT)}
+    context = batch.conditions.gives((Kind.CONTEXT,))
+    assert torch.equal(batch.weight[:, 0, :, 0, 0] == 0, context)
+
+
+def test_batches_with_drawings_are_mostly_of_clips_towards_them(
     small_world: World, autoencoder: Autoencoder
 ) -> None:
     maker = clip_maker(small_world, autoencoder, mixture=GIVEN, sketch_batches=1.0)
     batch = maker.clips(64, 4, 2.0, draws(0, 0))
-    kinds = set(batch.conditions.kind.unique().tolist())
-    assert kinds == {int(k) for k in (Kind.NONE, Kind.FIRST, Kind.LAST, Kind.CONTEXT, Kind.SKETCH)}
-    context = batch.conditions.gives((Kind.CONTEXT,))
-    assert torch.equal(batch.weight[:, 0, :, 0, 0] == 0, context)
+    kinds = batch.conditions.kind
+    seen = {int(kind) for kind in (Kind.NONE, Kind.FIRST, Kind.LAST, Kind.SKETCH)}
+    assert set(kinds.unique().tolist()) == seen
+    assert 0.5 < float((kinds[:, -1] == int(Kind.SKETCH)).float().mean()) < 0.9
+    assert not maker.images(8, draws(0, 0)).conditions.gives((Kind.SKETCH,)).any()
 
 
 def test_references_take_the_place_of_clips(small_world: World, autoencoder: Autoencoder) -> None:
