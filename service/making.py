@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,13 +29,6 @@ Out = Annotated[Path, typer.Option(help="Where the MP4 goes.")]
 Sheet = Annotated[Path | None, typer.Option(help="Where a PNG of all frames goes.")]
 Picture = "Picture: a file, URL, or id of a file or video."
 Share = Annotated[float | None, typer.Option(help="0 to 1.")]
-
-# Options of `generate` that are sent under their own names.
-AS_THEY_ARE = (
-    "model task_type negative_prompt size seconds fps seed num_inference_steps guidance_scale "
-    "sampler quality first_frame_strength last_frame_strength reference_strength upscale_factor "
-    "target_fps"
-).split()
 
 
 class Unusable(Exception):
@@ -60,10 +54,13 @@ def generate(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="One of the model's.")] = None,
     quality: Annotated[str | None, typer.Option(help="One of the model's.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="One of the model's LoRAs.")] = None,
+    adapter_scale: Annotated[float | None, typer.Option(help="How far it changes it.")] = None,
     first_frame: Annotated[str | None, typer.Option(help=Picture)] = None,
     last_frame: Annotated[str | None, typer.Option(help=Picture)] = None,
     first_frame_strength: Share = None,
     last_frame_strength: Share = None,
+    sketch: Annotated[bool, typer.Option(help="The last frame is a drawing of it.")] = False,
     reference: Annotated[
         list[str] | None, typer.Option(help=f"{Picture} NAME=… names it for prompts; repeatable.")
     ] = None,
@@ -80,41 +77,77 @@ def generate(
     api_key: Key = None,
 ) -> None:
     """Make one film of any kind and wait for it, behind a progress bar."""
-    asked = locals()  # by name, so before any other
     if resume is not None:
         follow(resume, out, sheet, url, api_key)
         return
+    order = Order(
+        prompt=prompt,
+        first_frame=first_frame,
+        last_frame=last_frame,
+        references=tuple(reference or ()),
+        video=video,
+        shots=tuple(read_shot(text) for text in shot or ()),
+        others={
+            "model": model,
+            "task_type": task_type,
+            "negative_prompt": negative_prompt,
+            "size": size,
+            "seconds": seconds,
+            "fps": fps,
+            "seed": seed,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "sampler": sampler,
+            "quality": quality,
+            "adapter": adapter,
+            "adapter_scale": adapter_scale,
+            "first_frame_strength": first_frame_strength,
+            "last_frame_strength": last_frame_strength,
+            "last_frame_is_sketch": sketch or None,
+            "reference_strength": reference_strength,
+            "extend_before": extend_before or None,
+            "upscale_factor": upscale_factor,
+            "target_fps": target_fps,
+        },
+    )
     with Client(url, api_key) as client:
-        made = order(client, asked)
+        made = order.sent(client)
     typer.echo(f"{made['id']} is ordered; `praxino follow {made['id']}` finds it again", err=True)
     with Client(url, api_key) as client:
         fetch_or_cancel(client, made, out, sheet)
 
 
-def order(client: Client, asked: Mapping[str, Any]) -> Video:
-    """Order a film; local files are uploaded for it, and deleted once they were read.
+@dataclass(frozen=True)
+class Order:
+    """A film as the command line asks for it.
 
-    asked   the options of `generate`
-    raises  Unusable for one that cannot be sent; what `Client.create` does
+    first_frame, last_frame, video, references   a file, URL or id each; a reference may be NAME=…
+    others   fields that are sent as they are; what is None is left to the service
     """
-    shots = [read_shot(text) for text in asked["shot"] or []]
-    with uploading(client) as send:
 
-        def sent(name: str) -> dict[str, str] | str | None:
-            text = asked[name]
-            return text and send(text, f"--{name.replace('_', '-')}")
+    prompt: str | None
+    first_frame: str | None
+    last_frame: str | None
+    references: tuple[str, ...]
+    video: str | None
+    shots: tuple[dict[str, Any], ...]
+    others: Mapping[str, object]
 
-        return client.create(
-            asked["prompt"],
-            **{name: asked[name] for name in AS_THEY_ARE},
-            first_frame=sent("first_frame"),
-            last_frame=sent("last_frame"),
-            reference_images=[read_reference(text, send) for text in asked["reference"] or []]
-            or None,
-            video=sent("video"),
-            extend_before=asked["extend_before"] or None,
-            shots=shots or None,
-        )
+    def sent(self, client: Client) -> Video:
+        """Order it; local files are uploaded for that, and deleted once they were read.
+
+        raises  Unusable for what cannot be sent; what `Client.create` does
+        """
+        with uploading(client) as send:
+            return client.create(
+                self.prompt,
+                first_frame=self.first_frame and send(self.first_frame, "--first-frame"),
+                last_frame=self.last_frame and send(self.last_frame, "--last-frame"),
+                reference_images=[read_reference(text, send) for text in self.references] or None,
+                video=self.video and send(self.video, "--video"),
+                shots=self.shots or None,
+                **self.others,
+            )
 
 
 def fetch_or_cancel(client: Client, made: Video, out: Path, sheet: Path | None) -> None:

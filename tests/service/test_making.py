@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from models.catalog import AdapterCard
 from service.cli import app
 from service.display import describe
 from service.settings import ServiceSettings
@@ -26,9 +27,14 @@ runner = CliRunner()
 @pytest.fixture(scope="module")
 def able_api(valkey_server: Any, tmp_path_factory: Any) -> Iterator[Running]:
     """An API whose model says that it can do everything."""
-    inputs = InputLimits(upscale_factors=(2,))
-    pocket = plain_card()
-    card = replace(pocket, id="able", tasks=frozenset(TASKS), inputs=inputs, sizes=("64x64",))
+    card = replace(
+        plain_card(),
+        id="able",
+        tasks=frozenset(TASKS),
+        inputs=InputLimits(upscale_factors=(2,), last_frame_sketches=True),
+        sizes=("64x64",),
+        adapters=(AdapterCard("rex", "sks", "dog", "0" * 64),),
+    )
     settings = ServiceSettings(
         redis_url=SecretStr(valkey_server.url),
         data_dir=tmp_path_factory.mktemp("able"),
@@ -108,6 +114,20 @@ def test_a_film_of_every_kind_is_ordered_and_fetched(
     }
     found, wanted = expected[kind]
     assert found == wanted
+
+
+def test_a_drawing_and_a_lora_are_ordered_as_what_they_are(
+    api: Running, hand: Any, store: Any, client: Any, tmp_path: Path, studio: dict[str, str]
+) -> None:
+    frames = ["--first-frame", "RED", "--last-frame", "RED", "--sketch"]
+    told = ["a fox", *frames, "--adapter", "rex", "--adapter-scale", "0.5"]
+    with hand.working():
+        words = [studio.get(word, word) for word in told]
+        answer = call(api, "generate", *words, "--out", str(tmp_path / "fox.mp4"))
+    assert answer.exit_code == 0, answer.output
+    request = store.get(client.get("/v1/videos").json()["data"][0]["id"]).request
+    assert (request.task_type, request.last_frame_is_sketch) == ("first_last_frame", True)
+    assert (request.adapter, request.adapter_scale) == ("rex", 0.5)
 
 
 @pytest.mark.parametrize("command", [["follow"], ["generate", "--resume"]])
