@@ -71,6 +71,17 @@ def same(one: Any, other: Any) -> None:
         assert one == other
 
 
+@dataclass(frozen=True)
+class Done:
+    """The memory of one film: so many steps of it."""
+
+    steps: int
+    film: str
+
+    def write(self) -> bytes:
+        return f"{self.steps} {self.film}".encode()
+
+
 class Counter:
     """A model that makes one frame a step, and may fail or wait after one of them."""
 
@@ -85,10 +96,14 @@ class Counter:
         return np.concatenate(list(self.stream(task, on_step)))
 
     def remember(self, identity: str, written: bytes | None = None) -> Memory:
-        raise NotImplementedError
+        steps, _, film = (written or f"0 {identity}".encode()).decode().partition(" ")
+        if film != identity:
+            raise ValueError(f"a memory of {film!r}, not of {identity!r}")
+        return Done(int(steps), film)
 
     def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
-        for step in range(task.num_inference_steps):
+        done = 0 if memory is None else memory.steps
+        for step in range(done, task.num_inference_steps):
             on_step(Step("denoising", step, task.num_inference_steps))
             self.steps.append(step)
             self.after(step)
@@ -103,7 +118,9 @@ class Following:
     raised: list[BaseException]
 
 
-def lead_one(leader: Counter, follower: Counter) -> tuple[Leader, Following, Connection]:
+def lead_one(
+    leader: Counter, follower: Counter, way: str = "ulysses"
+) -> tuple[Leader, Following, Connection]:
     """Two models as two ranks."""
     ours, theirs = Pipe()
     raised: list[BaseException] = []
@@ -117,7 +134,7 @@ def lead_one(leader: Counter, follower: Counter) -> tuple[Leader, Following, Con
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    return Leader(leader, [ours], "word"), Following(thread, raised), ours
+    return Leader(leader, [ours], way), Following(thread, raised), ours
 
 
 @pytest.fixture
@@ -179,3 +196,25 @@ def test_a_rank_that_is_left_waiting_is_not_waited_for(
         with pytest.raises(RanksApart, match=match):
             leader.generate(order(), ignore)
     left.set()
+
+
+def test_all_ranks_go_on_from_the_steps_that_the_leader_remembers(card: ModelCard) -> None:
+    mine, other = Counter(card), Counter(card)
+    leader, _, _ = lead_one(mine, other)
+    begun = leader.remember("film").write().replace(b"0", b"2", 1)
+    film = leader.stream(order(), ignore, leader.remember("film", begun))
+    making = threading.Thread(target=list, args=(film,), daemon=True)
+    making.start()
+    making.join(5)
+    assert mine.steps == other.steps == [2]
+    assert not making.is_alive()
+
+
+def test_a_film_is_gone_on_with_by_as_many_ranks_of_one_way_only(card: ModelCard) -> None:
+    leaders = [lead_one(Counter(card), Counter(card), way)[0] for way in ("ulysses", "ring")]
+    leaders.append(Leader(Counter(card), [], "ulysses"))
+    written = leaders[0].remember("film").write()
+    leaders[0].remember("film", written)
+    for other in leaders[1:]:
+        with pytest.raises(ValueError, match="not of"):
+            other.remember("film", written)
