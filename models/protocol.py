@@ -123,6 +123,10 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or accelerator or "DefaultCPUAllocator" in str(error)
 
 
+class LongPrompt(ValueError):
+    """A prompt is longer than a model reads. The text holds both numbers, and no word of it."""
+
+
 class Cancelled(Exception):
     """Raised out of an `on_step` callback to stop a generation at the next step."""
 

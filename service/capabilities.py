@@ -118,6 +118,7 @@ class VideoModel(Model):
     tiers: list[Tier]
     adapters: list[Adapter]
     max_prompt_chars: int
+    memory_mb: float | None  # declared: of weights and runtime, whatever the size
     inputs: InputRanges
     resumable: bool
     is_default: bool
@@ -218,6 +219,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         tiers=[to_tier(tier) for tier in card.tiers],
         adapters=[Adapter(**vars(adapter)) for adapter in card.adapters],
         max_prompt_chars=card.max_prompt_chars,
+        memory_mb=card.cost.memory_mb or None,
         inputs=to_inputs(card.inputs),
         resumable=card.resumable,
         is_default=card.id == default,

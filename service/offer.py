@@ -1,5 +1,6 @@
 """`praxino models`: what a server offers, and the open weights registered on this machine."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from rich.table import Table
 from service.children import StartError
 from service.client import Client
 from service.making import DEFAULT_URL, Key, Url
-from worker.jobs.catalog import REGISTERED, ModelCard, read_catalog
+from worker.jobs.catalog import CHECKPOINT, REGISTERED, ModelCard, read_catalog
 from worker.jobs.settings import StorageSettings
 
 app = typer.Typer(help="Models on offer, and open weights registered here.")
@@ -74,9 +75,12 @@ def measure(context: typer.Context, data_dir: DataDir = None) -> None:
 def show(data_dir: DataDir = None) -> None:
     """List what is registered here, with where its weights are."""
     folder = registered_dir(data_dir)
-    table = Table("id", "title", "tasks", "sizes", "frames", "fps", "licence", box=None)
+    table = Table(box=None)
+    for head in ("id", "title", "tasks", "sizes", "frames", "fps", "licence", "weights"):
+        table.add_column(head, overflow="fold")
     for card in read_catalog(folder).values():
-        table.add_row(*map(escape, to_row(card)))
+        note = json.loads((folder / card.id / CHECKPOINT).read_text(encoding="utf-8"))
+        table.add_row(*map(escape, (*to_row(card), note["folder"])))
     Console().print(table)
 
 

@@ -18,6 +18,7 @@ import structlog
 from models.protocol import (
     Cancelled,
     Frames,
+    LongPrompt,
     ResumableModel,
     StreamingModel,
     Task,
@@ -136,7 +137,9 @@ def read_failure(error: Exception, token: str | None) -> Failed:
     if isinstance(error, media.EncoderUnavailable):
         return failed(ErrorCode.INTERNAL_ERROR, "The worker has no usable video encoder.")
     if isinstance(error, ValueError):
-        return failed(ErrorCode.INTERNAL_ERROR, "The model does not accept this request.")
+        reason = "The model does not accept this request."
+        told = f"{error}.".capitalize() if isinstance(error, LongPrompt) else reason
+        return failed(ErrorCode.INTERNAL_ERROR, told)
     return failed(ErrorCode.INTERNAL_ERROR, "The model failed on this request.")
 
 

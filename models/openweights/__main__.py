@@ -4,10 +4,11 @@ import argparse
 import hashlib
 import json
 import re
-import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,23 @@ Lora = tuple[str, str, Path]  # id, the word that calls it, file
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_TURBO_STEPS = 16
 TOLD = ("hunyuan1", "framepack")  # adapters of networks that are told the scale of guidance
-LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE.pdf")  # files in a folder
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a folder says about the licence of its weights.
+
+    file  that says so, if there is one
+    """
+
+    text: str
+    file: Path | None
+
+    def note(self, accepted: int) -> dict[str, Any]:
+        """Which terms were accepted, and when, in Unix seconds."""
+        sha256 = "" if self.file is None else hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return {"file": str(self.file or ""), "sha256": sha256, "accepted": accepted}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +153,7 @@ def add(
     turbo: tuple[int, Path] | None = None,
     packed: Mapping[str, Path] = NOTHING,
 ) -> str:
-    """Write the card of a checkpoint below `models_dir`; returns a line that sums it up.
+    """Write the card of a checkpoint below `models_dir`; returns lines that sum it up.
 
     loras   copied beside the card: id, the word that calls it, file
     hub     id under which the folder was found, if it was
@@ -153,31 +170,52 @@ def add(
         raise ValueError(f"name {name!r} is taken; `praxino models remove {name}` frees it")
     checkpoint = read_checkpoint(path.resolve(), packed)
     family = adjust(read_family(checkpoint), wishes)
+    terms = read_licence(checkpoint)
     created = int((checkpoint.folder / INDEX).stat().st_mtime)
-    card = card_fields(name, family, checkpoint, licence or read_licence(checkpoint), created)
+    card = card_fields(name, family, checkpoint, licence or terms.text, created)
     note = {
         "folder": str(checkpoint.folder),
         "stamp": stamp(checkpoint),
         "sha256": digest(checkpoint),
         "gguf": {part: str(file) for part, file in packed.items()},
+        "licence": terms.note(int(time.time())),
     } | ({"hub": hub, "revision": checkpoint.folder.name} if hub else {})
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:
         folder = Path(draft) / name
         folder.mkdir()
-        if turbo is not None:
-            card["tiers"] = [
-                *(card["tiers"] or [{"name": "standard"}]),
-                write_turbo(turbo, folder, family),
-            ]
-        for file, value in (("card.json", card), (CHECKPOINT, note)):
-            (folder / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        write_loras(loras, folder / ADAPTERS, family)
-        read_card(folder / "card.json")
-        shutil.move(folder, models_dir / name)
+        write_model(folder, card, note, family, loras, turbo)
+        folder.rename(models_dir / name)  # unlike a move, never into a folder that is there
+    return summary(name, family, checkpoint, card["licence"], terms)
+
+
+def write_model(
+    folder: Path,
+    card: dict[str, Any],
+    note: dict[str, Any],
+    family: Family,
+    loras: Sequence[Lora],
+    turbo: tuple[int, Path] | None,
+) -> None:
+    """Write a card, the note beside it, and what else a model has of its own. raises as `add`"""
+    if turbo is not None:
+        exact = card["tiers"] or [{"name": "standard"}]
+        card = card | {"tiers": [*exact, write_turbo(turbo, folder, family)]}
+    for file, value in (("card.json", card), (CHECKPOINT, note)):
+        (folder / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_loras(loras, folder / ADAPTERS, family)
+    read_card(folder / "card.json")
+
+
+def summary(name: str, family: Family, checkpoint: Checkpoint, licence: str, terms: Terms) -> str:
+    """What was registered, and on whose terms."""
     gib = checkpoint.weight_bytes / 2**30
     kinds = ", ".join(sorted(family.tasks))
-    return f"{name} is registered: {family.title}, {kinds}, {family.sizes[0]}, {gib:.1f} GiB"
+    where = terms.file or "the folder holds none: ask its authors"
+    return (
+        f"{name} is registered: {family.title}, {kinds}, {family.sizes[0]}, {gib:.1f} GiB\n"
+        f"licence: {licence} ({where}); who registers it accepts it"
+    )
 
 
 def write_loras(loras: Sequence[Lora], folder: Path, family: Family) -> None:
@@ -208,18 +246,17 @@ def write_turbo(turbo: tuple[int, Path], folder: Path, family: Family) -> dict[s
     return {"name": TURBO, "base_steps": steps, "distilled": True, "sha256": sha256}
 
 
-def read_licence(checkpoint: Checkpoint) -> str:
+def read_licence(checkpoint: Checkpoint) -> Terms:
     """What the folder says about its licence: the model card's own line, or the licence file."""
+    files = (checkpoint.folder / name for name in LICENCES)
+    file = next((path for path in files if path.is_file()), None)
     readme = checkpoint.folder / "README.md"
     if readme.is_file():
         head = readme.read_text(encoding="utf-8", errors="replace")[:4000]
-        found = re.search(r"^license(?:_name)?: *(\S+)", head, re.MULTILINE)
-        if found and found[1] != "other":
-            return found[1]
-    for name in LICENCES:
-        if (checkpoint.folder / name).is_file():
-            return f"see its {name}"
-    return "unknown"
+        for named in re.findall(r"^license(?:_name)?: *(\S+)", head, re.MULTILINE):
+            if named != "other":
+                return Terms(str(named), file or readme)
+    return Terms("unknown" if file is None else f"see its {file.name}", file)
 
 
 if __name__ == "__main__":

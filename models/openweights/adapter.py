@@ -23,6 +23,7 @@ class Adapter:
     exact      parts that stay in float32 whatever the others are in
     guided     the scale is an argument by that name; else the adapter or the guider has it
     worded     prompts are arguments; else it reads none
+    tokens     of a prompt that are read; None: as many as its tokenizer says
     sized      width and height are arguments; else they follow from the first frame
     during     entered around the call, for what no argument says
     sibling    the pipeline class that makes a kind of task of the same parts, if another does
@@ -39,6 +40,7 @@ class Adapter:
     exact: tuple[str, ...] = ()
     guided: bool = True
     worded: bool = True
+    tokens: int | None = None
     sized: bool = True
     during: Callable[[Any, Task], AbstractContextManager[None]] = lambda pipe, task: nullcontext()
     sibling: Callable[[Any, str], str | None] = lambda pipe, kind: None

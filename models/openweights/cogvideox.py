@@ -11,4 +11,6 @@ def arguments(pipe: Any, task: Task) -> Arguments:
     return {} if task.first_frame is None else {"image": image_of(task.first_frame, task)}
 
 
-COGVIDEOX = Adapter(arguments, joined=("hidden_states", "encoder_hidden_states", "timestep"))
+COGVIDEOX = Adapter(
+    arguments, tokens=226, joined=("hidden_states", "encoder_hidden_states", "timestep")
+)

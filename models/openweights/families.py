@@ -39,7 +39,9 @@ class Family:
     keyframes: int = 0  # pictures at any other frames, at most
     masks: bool = False  # a mask says which part of a clip is made anew
     references: int = 0  # pictures of what the film shall show, at most
-    max_prompt_chars: int = 8000  # 0: it reads no words
+    # Prompts that are longer are certainly cut off, see `models.openweights.words`: 8 characters to
+    # each token that is read, where languages have 3 to 5. 0: it reads no words.
+    max_prompt_chars: int = 8000
     reference_strengths: bool = False  # those are followed more or less
     fades: bool = False  # the last frame may be seen at some steps only
     fast: bool = False  # made of blocks that diffusers' step cache knows
@@ -47,6 +49,7 @@ class Family:
     loras: bool = True  # may be changed by LoRA files
     packs: bool = False  # a GGUF file may be its denoiser: diffusers can read one
     exact_sizes: bool = False  # trained at its sizes only: no others may be added
+    exact_frames: bool = False  # likewise, of `max_frames`
 
 
 Fit = Callable[[Family, Checkpoint], Family]
@@ -129,7 +132,8 @@ def fit_animatediff(family: Family, checkpoint: Checkpoint) -> Family:
     """The motion module sees so many frames at once, and no more. With an IP-Adapter, pictures
     may say what the film shall show."""
     module = checkpoint.configs.get("motion_adapter", {})
-    family = replace(family, max_frames=int(module.get("motion_max_seq_length", 32)))
+    most = int(module.get("motion_max_seq_length", 32))
+    family = replace(family, max_frames=most, default_frames=min(family.default_frames, most))
     if not any(path.parts[0] == SUBJECTS for path in checkpoint.weights):
         return family
     return replace(
@@ -187,6 +191,7 @@ WAN = Family(
     steps=50,
     guidance=5.0,
     needs=TEXT_PARTS,
+    max_prompt_chars=8 * 512,
 )
 LTX = Family(
     adapter="ltx",
@@ -204,6 +209,7 @@ LTX = Family(
     steps=50,
     guidance=3.0,
     needs=TEXT_PARTS,
+    max_prompt_chars=8 * 256,
 )
 COGVIDEOX = Family(
     adapter="cogvideox",
@@ -220,6 +226,8 @@ COGVIDEOX = Family(
     guidance=6.0,
     needs=TEXT_PARTS,
     exact_sizes=True,
+    exact_frames=True,
+    max_prompt_chars=8 * 226,
 )
 HUNYUAN15 = Family(
     adapter="hunyuan",
@@ -244,6 +252,7 @@ HUNYUAN = replace(
     default_frames=129,
     max_frames=129,
     needs=(*TEXT_PARTS, "text_encoder_2", "tokenizer_2"),
+    max_prompt_chars=8 * 256,
     loras=True,
     packs=True,
 )
@@ -274,6 +283,7 @@ LTX2 = replace(
     fps=(24, 25, 30, 48, 50),
     steps=30,
     needs=(*TEXT_PARTS, "audio_vae", "connectors", "vocoder"),
+    max_prompt_chars=8000,
 )
 UNET_PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 VACE = replace(
@@ -300,6 +310,7 @@ SVD = Family(
     guidance=3.0,
     needs=("feature_extractor", "image_encoder", "scheduler", "unet", "vae"),
     loras=False,
+    exact_frames=True,
     max_prompt_chars=0,
 )
 ANIMATEDIFF = Family(
@@ -315,6 +326,8 @@ ANIMATEDIFF = Family(
     steps=50,
     guidance=7.5,
     needs=(*UNET_PARTS, "motion_adapter"),
+    exact_frames=True,
+    max_prompt_chars=8 * 77,
 )
 MODELSCOPE = replace(
     ANIMATEDIFF,
@@ -322,6 +335,7 @@ MODELSCOPE = replace(
     sizes=("256x256", "576x320", "320x576"),
     guidance=9.0,
     needs=UNET_PARTS,
+    exact_frames=False,
     loras=False,
 )
 IMAGE = frozenset({"image"})
@@ -413,12 +427,13 @@ def adjust(family: Family, wishes: Wishes) -> Family:
             raise FolderError(f"size {size}: it was trained at {', '.join(family.sizes)} only")
         if not on_grid(size, family.multiple):
             raise FolderError(f"size {size}: both sides are multiples of {family.multiple}")
-    frames = wishes.frames or family.default_frames
+    frames = family.default_frames if wishes.frames is None else wishes.frames
     if (frames - 1) % family.frame_step or frames <= family.frame_step:
         raise FolderError(f"frames {frames}: 1 + a multiple of {family.frame_step}")
-    if family.exact_sizes and frames > family.max_frames:
+    if family.exact_frames and frames > family.max_frames:
         raise FolderError(f"frames {frames}: {family.max_frames} at most")
-    steps, guidance = wishes.steps or family.steps, wishes.guidance or family.guidance
+    steps = family.steps if wishes.steps is None else wishes.steps
+    guidance = family.guidance if wishes.guidance is None else wishes.guidance
     if not 1 <= steps <= MAX_STEPS or not 1 <= guidance <= MAX_GUIDANCE:
         raise FolderError(
             f"steps {steps}, guidance {guidance:g}: 1..{MAX_STEPS}, 1..{MAX_GUIDANCE:g}"

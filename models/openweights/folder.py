@@ -26,7 +26,18 @@ CONFIGS = (
 )
 WEIGHTS = ("diffusion_pytorch_model", "model")  # how weight files begin, by library
 WEIGHTLESS = ("Tokenizer", "Processor", "Scheduler", "Guidance")  # in the names of their classes
+TOKENIZER, LETTERS = "Tokenizer", "ByT5"  # the latter's tokenizer knows bytes and needs no file
+# What a tokenizer knows words from: one of these, all of it.
+VOCABULARIES = (
+    ("tokenizer.json",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
 SUBJECTS = "ip_adapter"  # folder of a file that no index names: an IP-Adapter
+SUBJECT_PARTS = ("image_proj.", "ip_adapter.")  # of such a file
 DECIDING = (".json", ".txt", ".model", ".jinja")  # of files beside weights, what decides films
 MAX_HEADER_BYTES = 2**27
 CHUNK_BYTES = 2**22
@@ -51,6 +62,11 @@ class Checkpoint:
     def pipeline(self) -> str:
         """The class that diffusers would make of it."""
         return str(self.index.get("_class_name", ""))
+
+    def networks(self) -> dict[str, tuple[str, str]]:
+        """The parts that have weights: of which library and class."""
+        parts = {name: tuple(self.index[name]) for name in self.configs}
+        return {name: (by, kind) for name, (by, kind) in parts.items() if has_weights(kind)}
 
     @property
     def weight_bytes(self) -> int:
@@ -77,7 +93,9 @@ def read_checkpoint(folder: Path, packed: Mapping[str, Path] = NOTHING) -> Check
         if library not in LIBRARIES:
             raise FolderError(f"{folder}: {name} is made by {library!r}, not by {LIBRARIES}")
         configs[name] = read_part(folder / name)
-        if not any(word in kind for word in WEIGHTLESS):
+        if TOKENIZER in kind and LETTERS not in kind:
+            check_vocabulary(folder / name)
+        if has_weights(kind):
             path = packed.get(name) or own_gguf(folder / name)
             if path is not None:
                 found[name] = path
@@ -101,6 +119,19 @@ def is_part(name: str, value: object) -> bool:
     return all(isinstance(word, str) for word in value)
 
 
+def has_weights(kind: str) -> bool:
+    """Whether a part of this class has any."""
+    return not any(word in kind for word in WEIGHTLESS)
+
+
+def check_vocabulary(folder: Path) -> None:
+    """See that a tokenizer knows words: without, it is made all the same, and reads none of them.
+    raises FolderError"""
+    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+        known = " or ".join(" with ".join(names) for names in VOCABULARIES)
+        raise FolderError(f"{folder}: has no vocabulary: {known}")
+
+
 def read_part(folder: Path) -> dict[str, Any]:
     """The config of a part. raises FolderError"""
     for name in CONFIGS:
@@ -115,16 +146,23 @@ def check_weights(folder: Path) -> list[Path]:
         index = folder / f"{stem}.safetensors.index.json"
         single = folder / f"{stem}.safetensors"
         if index.is_file():
-            shards = read_json(index).get("weight_map", {})
-            paths = sorted({folder / str(name) for name in shards.values()})
+            paths = shards(index)
         elif single.is_file():
             paths = [single]
         else:
             continue
         for path in paths:
-            check_file(path)
+            read_header(path)
         return paths
     raise FolderError(f"{folder}: has no weights: {' or '.join(WEIGHTS)}.safetensors")
+
+
+def shards(index: Path) -> list[Path]:
+    """The weight files that an index names. raises FolderError if it names none"""
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise FolderError(f"{index}: names no weight files")
+    return sorted({index.parent / str(name) for name in named.values()})
 
 
 def own_gguf(folder: Path) -> Path | None:
@@ -159,12 +197,16 @@ def check_subjects(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.safetensors"))
     if len(paths) != 1:
         raise FolderError(f"{folder}: holds {len(paths)} safetensors files, not one")
-    check_file(paths[0])
+    header, _ = read_header(paths[0])
+    missing = [part for part in SUBJECT_PARTS if not any(key.startswith(part) for key in header)]
+    if missing:
+        raise FolderError(f"{paths[0]}: is no IP-Adapter: holds no {missing[0]}")
     return paths
 
 
-def check_file(path: Path) -> None:
-    """See that a safetensors file is as long as its header says. raises FolderError"""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where the data begins; the file is as long as that says.
+    raises FolderError"""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -180,6 +222,7 @@ def check_file(path: Path) -> None:
     found = path.stat().st_size
     if found != expected:
         raise FolderError(f"{path}: holds {found} bytes, not {expected}: fetch it again")
+    return header, 8 + length
 
 
 def read_json(path: Path) -> dict[str, Any]:

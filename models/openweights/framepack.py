@@ -13,6 +13,7 @@ from models.protocol import Task
 
 PIECE = 36  # frames that a piece adds
 ASKED = 33  # frames that the pipeline counts a piece as
+TOKENS = 256  # of a prompt
 
 
 def guidance(task: Task) -> Arguments:
@@ -37,6 +38,7 @@ def arguments(pipe: Any, task: Task) -> Arguments:
 
 HUNYUAN1 = Adapter(
     lambda pipe, task: guidance(task),
+    tokens=TOKENS,
     guided=False,
     joined=(
         "hidden_states",
@@ -47,4 +49,4 @@ HUNYUAN1 = Adapter(
         "guidance",
     ),
 )
-FRAMEPACK = Adapter(arguments, guided=False, loops=pieces)
+FRAMEPACK = Adapter(arguments, tokens=TOKENS, guided=False, loops=pieces)

@@ -18,6 +18,7 @@ def arguments(pipe: Any, task: Task) -> Arguments:
 
 HUNYUAN = Adapter(
     arguments,
+    tokens=1000,
     exact=("vae",),
     guided=False,
     sized=False,

@@ -45,6 +45,9 @@ ADAPTERS: dict[str, Adapter] = {
     "animatediff": ANIMATEDIFF,
 }
 
+# Without use_safetensors a pickled file beside a missing one would be loaded silently.
+LOCAL = {"local_files_only": True, "use_safetensors": True}
+MODULES = {"ltx2": "diffusers.pipelines.ltx2"}  # of libraries that an index names otherwise
 COMPILED = (AUTO, "on", "off")
 LOUD = ("torchao", "torch.utils._pytree")  # tell of every kernel that is not for this machine
 OFFLINE = {
@@ -111,42 +114,72 @@ def load_pipeline(
 ) -> Any:
     """The pipeline that the index names, in main memory; `stored` as for `load_openweights`, but
     for FLOAT8, which comes later. raises FolderError, ValueError"""
-    os.environ.update(OFFLINE)
-    for name in LOUD:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    diffusers, transformers = needed("open", "diffusers", "transformers")
-    for library in (diffusers, transformers):  # their own words would stand among our log lines
-        library.utils.logging.disable_progress_bar()
-        library.utils.logging.set_verbosity_error()
+    diffusers = open_libraries()
     kind = getattr(diffusers, checkpoint.pipeline)
     dtypes = {name: torch.float32 for name in adapter.exact if name in checkpoint.configs}
-    given = eight_bits(checkpoint) if stored == INT8 else {}
-    if checkpoint.packed:
-        given = unpacked(checkpoint, dtype, stored)
+    dtypes["default"] = dtype
+    networks = unpacked(checkpoint, dtype, stored) if checkpoint.packed else {}
+    networks |= read_networks(checkpoint, dtypes, eight_bits() if stored == INT8 else None)
     try:
-        # Without use_safetensors a pickled file beside a missing one would be loaded silently.
-        return kind.from_pretrained(
-            str(checkpoint.folder),
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=dtypes | {"default": dtype},
-            **given,
-        )
-    except (OSError, RuntimeError, KeyError) as error:
+        return kind.from_pretrained(str(checkpoint.folder), dtype=dtypes, **LOCAL, **networks)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise FolderError(f"{checkpoint.folder}: does not load: {error}") from error
 
 
-def eight_bits(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What has the matrices of denoisers stored as eight-bit integers with a scale for each row.
+def open_libraries() -> Any:
+    """diffusers, offline and silent: its own words would stand among our log lines. raises
+    ValueError if it, or transformers, is not installed"""
+    os.environ.update(OFFLINE)
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    libraries = needed("open", "diffusers", "transformers")
+    for library in libraries:
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    return libraries[0]
+
+
+def read_networks(
+    checkpoint: Checkpoint, dtypes: dict[str, torch.dtype], small: Any | None
+) -> dict[str, Any]:
+    """All parts with weights but those of GGUF files. Read here, and not by the pipeline: what a
+    file lacks is filled with random numbers, and only whoever asks a part is told.
+
+    dtypes  of parts by name, and the "default"
+    small   how the matrices of denoisers are stored
+    raises  FolderError
+    """
+    found = {}
+    for name, (library, kind) in checkpoint.networks().items():
+        if name in checkpoint.packed:
+            continue
+        folder = checkpoint.folder / name
+        options = {"quantization_config": small} if small and name in DENOISERS else {}
+        try:
+            source = importlib.import_module(MODULES.get(library, library))
+            found[name], told = getattr(source, kind).from_pretrained(
+                str(folder),
+                dtype=dtypes.get(name, dtypes["default"]),
+                output_loading_info=True,
+                **LOCAL,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            raise FolderError(f"{folder}: does not load: {error}") from error
+        if missing := sorted(told["missing_keys"]):
+            raise FolderError(f"{folder}: its files lack {len(missing)} weights: {missing[0]}")
+    return found
+
+
+def eight_bits() -> Any:
+    """What has the matrices of a network stored as eight-bit integers with a scale for each row.
 
     raises ValueError if torchao is not installed
     """
     import diffusers
 
     (ao,) = needed(INT8, "torchao.quantization")
-    parts = [name for name in DENOISERS if name in checkpoint.configs]
-    mapping = {name: diffusers.TorchAoConfig(ao.Int8WeightOnlyConfig()) for name in parts}
-    return {"quantization_config": diffusers.PipelineQuantizationConfig(quant_mapping=mapping)}
+    return diffusers.TorchAoConfig(ao.Int8WeightOnlyConfig())
 
 
 def unpacked(checkpoint: Checkpoint, dtype: torch.dtype, stored: str) -> dict[str, Any]:

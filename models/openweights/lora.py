@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.catalog import adapter_paths, turbo_path
-from models.openweights.folder import FolderError
+from models.openweights.folder import FolderError, read_header
 from models.openweights.progress import DENOISERS
 
 NAMED = re.compile(r"\.lora(_|\.)(A|B|down|up)\.|\.lora_linear_layer\.(down|up)\.")
@@ -91,7 +91,7 @@ def copy(source: Path, target: Path, word: str) -> None:
     """Copy a LoRA file with what a card says about it in its header. Loads no torch.
 
     word    that calls it in prompts; may be empty
-    raises  FolderError if it is no LoRA file
+    raises  FolderError if it is no LoRA file, or not all of one
     """
     if not matrices(source):
         raise FolderError(f"{source}: holds no low-rank matrices")
@@ -104,16 +104,3 @@ def copy(source: Path, target: Path, word: str) -> None:
         old.seek(start)
         while chunk := old.read(2**22):
             new.write(chunk)
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors header and where the data begins. raises FolderError"""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, 2**27)))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path}: is no safetensors file: {error}") from error
-    if not isinstance(header, dict):
-        raise FolderError(f"{path}: is no safetensors file")
-    return header, 8 + size

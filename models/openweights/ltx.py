@@ -43,6 +43,7 @@ def begun(frames: list[Image.Image]) -> Any:
 
 LTX = Adapter(
     arguments,
+    tokens=256,
     contexts=(9, 1),
     masked=True,
     joined=(

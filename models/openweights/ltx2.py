@@ -60,6 +60,7 @@ def sibling(pipe: Any, kind: str) -> str | None:
 
 LTX2 = Adapter(
     arguments,
+    tokens=1024,
     sibling=sibling,
     contexts=(9, 1),
     joined=(

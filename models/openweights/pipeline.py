@@ -27,6 +27,7 @@ from models.openweights.segments import LONG, Lengths, Reports, plan
 from models.openweights.sharing import at_place
 from models.openweights.snapshots import FilmMemory, read_snapshot
 from models.openweights.tiers import FAST, PLAIN, Means, made_in
+from models.openweights.words import check_words
 from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
 
 
@@ -48,7 +49,7 @@ class OpenModel:
 
     def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
         """The film clip by clip; see `models.protocol.ResumableModel`."""
-        check(task, self.card)
+        self._check(task)
         make = self._film if task.task_type in LONG else self._whole
         return make(task, on_step, memory)
 
@@ -77,8 +78,13 @@ class OpenModel:
 
     def draw(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> np.ndarray:
         """One clip as pixels (T, H, W, 3) of 0..1. raises as `generate`"""
-        check(task, self.card)
+        self._check(task)
         return self._draw(task, on_step, memory)
+
+    def _check(self, task: Task) -> None:
+        check(task, self.card)
+        if self.adapter.worded:
+            check_words(self.place.pipe.tokenizer, self.adapter.tokens, task)
 
     def _draw(self, task: Task, on_step: OnStep, memory: Memory | None) -> np.ndarray:
         on_step(Step("encoding", 0, 1))

@@ -4,6 +4,7 @@ The web side has refused all of this long before; here it protects whoever calls
 """
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from models.catalog import TAKEN, ModelCard
 from models.openweights.segments import LONG
@@ -12,6 +13,19 @@ from models.protocol import Shot, Task
 Refusal = tuple[bool, str]  # (allowed, what was asked for and what there is)
 
 INPUTS = ("first_frame", "last_frame", "references", "video", "mask", "shots")
+# What only other kinds of model are given; here it is what it is where nobody asks.
+FOREIGN = (
+    "extend_before",
+    "upscale_factor",
+    "target_fps",
+    "last_frame_is_sketch",
+    "guidance_rescale",
+    "guidance_schedule",
+    "context_frames",
+    "context_guidance",
+    "reconstruction_weight",
+)
+DEFAULTS = {field.name: field.default for field in fields(Task)}
 KEYED = ("text", "image", "first_last_frame")  # kinds that may have keyframes
 
 
@@ -25,6 +39,7 @@ def check(task: Task, card: ModelCard) -> None:
         _inputs(task, card),
         _words(task, card),
         _guidance(task),
+        _foreign(task),
     ):
         for allowed, what in refusals:
             if not allowed:
@@ -72,7 +87,6 @@ def _lengths(task: Task, card: ModelCard) -> Iterator[Refusal]:
     if task.task_type == "story":
         total = sum(shot.num_frames for shot in task.shots)
         yield total == task.num_frames, f"{task.num_frames} frames of shots of {total}"
-    yield not task.extend_before, "frames before a clip: after it only"
 
 
 def _inputs(task: Task, card: ModelCard) -> Iterator[Refusal]:
@@ -87,7 +101,6 @@ def _inputs(task: Task, card: ModelCard) -> Iterator[Refusal]:
         value = getattr(task, name)
         span = getattr(card.inputs, name)
         yield span.allows(value), f"{name} {value}: {span.minimum:g} to {span.maximum:g}"
-    yield not task.last_frame_is_sketch, "a clip towards a sketch: not trained for it"
     yield from _keyframes(task, card)
     for shot in task.shots:
         yield shot.last_frame is None, "a shot with a last frame"
@@ -126,7 +139,9 @@ def _guidance(task: Task) -> Iterator[Refusal]:
         not (task.guidance_scale == 1 and negative),
         "a negative prompt at guidance scale 1: nothing would follow it",
     )
-    yield task.guidance_rescale == 0, f"rescaled guidance, {task.guidance_rescale}: 0"
-    schedule = task.guidance_schedule
-    yield schedule == "constant", f"guidance schedule {schedule!r}: 'constant'"
-    yield task.reconstruction_weight is None, "given frames that pull by gradient"
+
+
+def _foreign(task: Task) -> Iterator[Refusal]:
+    for name in FOREIGN:
+        value, plain = getattr(task, name), DEFAULTS[name]
+        yield value == plain, f"a film with {name} {value!r}: {plain!r}"

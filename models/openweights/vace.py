@@ -44,6 +44,7 @@ def given_frames(task: Task) -> dict[int, Picture]:
 
 VACE = Adapter(
     arguments,
+    tokens=512,
     exact=("vae",),
     contexts=(5, 1),
     joined=("hidden_states", "timestep", "encoder_hidden_states", "control_hidden_states"),

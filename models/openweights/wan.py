@@ -85,6 +85,7 @@ def beside(pipe: Any, task: Task) -> torch.Tensor:
 
 WAN = Adapter(
     arguments,
+    tokens=512,
     exact=("vae", "image_encoder"),
     sibling=sibling,
     during=fading,

@@ -1,5 +1,6 @@
 """Registering checkpoints: what a folder says, and what is wrong with it, without loading it."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,6 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,8 @@ def part(folder: Path, name: str, config: str, fields: dict[str, Any], weights: 
     """A part of a checkpoint, with a weight file of one number if it has weights."""
     (folder / name).mkdir(parents=True)
     (folder / name / config).write_text(json.dumps(fields))
+    if config == "tokenizer_config.json":
+        (folder / name / "tokenizer.json").write_text("{}")
     if weights:
         entry = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
         header = json.dumps(entry).encode()
@@ -161,6 +169,12 @@ def damage(folder: Path, fault: str) -> str:
         index_file = folder / "vae" / "diffusion_pytorch_model.safetensors.index.json"
         index_file.write_text(json.dumps(shards))
         return r"one\.safetensors"
+    if fault == "all shards":
+        (folder / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+        return "vae.*names no weight files"
+    if fault == "words":
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        return "tokenizer: has no vocabulary"
     if fault == "foreign code":
         index = json.loads((folder / "model_index.json").read_text())
         index["vae"] = ["their_code", "TheirVae"]
@@ -170,9 +184,10 @@ def damage(folder: Path, fault: str) -> str:
     return "model_index.json"
 
 
-@pytest.mark.parametrize(
-    "fault", ["truncated", "pickled", "a part", "an entry", "a shard", "foreign code", "index"]
-)
+FAULTS = ("truncated", "pickled", "a part", "an entry", "a shard", "all shards", "words")
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "foreign code", "index"])
 def test_a_partial_folder_is_refused_with_what_is_missing(tmp_path: Path, fault: str) -> None:
     folder = write(tmp_path / "w")
     expected = damage(folder, fault)
@@ -195,12 +210,27 @@ def test_defaults_may_be_set_within_what_the_checkpoint_takes(tmp_path: Path) ->
         Wishes(sizes=("650x384",)),
         Wishes(sizes=("wide",)),
         Wishes(frames=34),
+        Wishes(frames=0),
+        Wishes(steps=0),
+        Wishes(guidance=0.0),
         Wishes(steps=1000),
         Wishes(guidance=0.5),
         Wishes(fps=1000),
     ):
         with pytest.raises(FolderError, match=r"size|frames|steps|guidance|fps"):
             register(folder, wrong)
+
+
+def test_films_are_no_longer_than_a_network_with_places_in_time_can_see(tmp_path: Path) -> None:
+    folder = animated(tmp_path / "w")
+    assert register(folder).frames.maximum == 32
+    with pytest.raises(FolderError, match="frames 33: 32 at most"):
+        register(folder, Wishes(frames=33))
+    module = folder / "motion_adapter" / "config.json"
+    module.write_text(json.dumps({"motion_max_seq_length": 12}))
+    card = register(folder)
+    assert (card.frames.maximum, card.default_frames) == (12, 12)
+    assert register(write(tmp_path / "wan"), Wishes(frames=161)).frames.maximum == 161
 
 
 def test_a_name_is_plain_and_free(tmp_path: Path) -> None:
@@ -211,6 +241,10 @@ def test_a_name_is_plain_and_free(tmp_path: Path) -> None:
     add("one", folder, tmp_path / "models", NONE, None)
     with pytest.raises(ValueError, match="taken"):
         add("one", folder, tmp_path / "models", NONE, None)
+    (tmp_path / "models" / "two" / "notes").mkdir(parents=True)  # somebody else's
+    with pytest.raises(OSError, match="two"):
+        add("two", folder, tmp_path / "models", NONE, None)
+    assert [path.name for path in (tmp_path / "models" / "two").iterdir()] == ["notes"]
 
 
 def test_the_licence_is_what_the_folder_says(tmp_path: Path) -> None:
@@ -220,6 +254,21 @@ def test_the_licence_is_what_the_folder_says(tmp_path: Path) -> None:
     assert register(folder).licence == "see its LICENSE"
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert register(folder).licence == "apache-2.0"
+    named = "---\nlicense: other\nlicense_name: kind-people\nlicense_link: LICENSE\n---\n"
+    (folder / "README.md").write_text(named)
+    assert register(folder).licence == "kind-people"
+
+
+def test_whoever_registers_is_shown_the_licence_and_has_accepted_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    told = add("bare", folder, tmp_path / "models", NONE, None)
+    assert "licence: unknown (the folder holds none: ask its authors)" in told
+    (folder / "LICENSE").write_text("Be kind.")
+    told = add("kind", folder, tmp_path / "models", NONE, None)
+    assert f"licence: see its LICENSE ({folder / 'LICENSE'}); who registers it accepts it" in told
+    note = json.loads((tmp_path / "models" / "kind" / "checkpoint.json").read_text())["licence"]
+    assert note["sha256"] == hashlib.sha256(b"Be kind.").hexdigest()
+    assert abs(note["accepted"] - time.time()) < 60
 
 
 def cached(cache: Path, repo: str, commit: str = "a" * 40) -> Path:
@@ -231,13 +280,16 @@ def cached(cache: Path, repo: str, commit: str = "a" * 40) -> Path:
     return place / "snapshots" / commit
 
 
-def ordered(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+NOWHERE = "http://127.0.0.1:9"  # whatever is asked of it is refused at once
+
+
+def ordered(
+    tmp_path: Path, *arguments: str, hub: str = NOWHERE
+) -> subprocess.CompletedProcess[str]:
     """`praxino models add wild` with these options, in a process with a hub's cache of its own."""
     place = ("--models-dir", str(tmp_path / "models"))
     command = (sys.executable, "-m", "models.openweights", "wild", *arguments, *place)
-    # Whatever would be asked of the network is refused at once.
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path / "cache")}
-    environment = os.environ | nowhere
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(tmp_path / "cache")}
     environment.pop("HF_HUB_OFFLINE", None)
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -262,6 +314,71 @@ def test_a_hub_id_that_is_not_cached_is_refused_offline_and_asked_for_online(
     assert answer.returncode == 1
     assert "owner/wan: cannot be fetched" in answer.stderr
     assert not (tmp_path / "models" / "wild").exists()
+
+
+@contextmanager
+def hub_of(folder: Path, asked: list[str]) -> Iterator[str]:
+    """A hub with one checkpoint, by its address; notes the files that are fetched."""
+    commit, files = "b" * 40, [path for path in folder.rglob("*") if path.is_file()]
+    tree = [
+        {"type": "file", "path": path.relative_to(folder).as_posix(), "size": size, "oid": f"{at}"}
+        for at, (path, size) in enumerate((path, path.stat().st_size) for path in files)
+    ]
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            path = folder / self.path.partition(f"/resolve/{commit}/")[2]
+            self.send_response(200)
+            self.send_header("ETag", f'"{path.stat().st_ino}"')
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("Content-Length", str(path.stat().st_size))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            if "/resolve/" in self.path:
+                self.do_HEAD()
+                name = self.path.partition(f"/resolve/{commit}/")[2]
+                asked.append(name)
+                self.wfile.write((folder / name).read_bytes())
+                return
+            answer = tree if "/tree/" in self.path else {"id": "owner/wan", "sha": commit}
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_of_a_hub_id_only_what_is_loaded_is_fetched(tmp_path: Path) -> None:
+    folder = write(tmp_path / "w")
+    for name in ("all-in-one.safetensors", "vae/model.bin", "vae/code.py", "demo/x.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"a lot")
+    rounded = folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
+    rounded.write_bytes(b"a lot")
+    (folder / "LICENSE").write_text("Be kind.")
+    asked: list[str] = []
+    with hub_of(folder, asked) as hub:
+        answer = ordered(tmp_path, "--hub", "owner/wan", "--online", hub=hub)
+    assert answer.returncode == 0, answer.stderr
+    weights = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("transformer", "vae")]
+    configs = [f"{part}/config.json" for part in ("text_encoder", "transformer", "vae")]
+    words = ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"]
+    others = ["text_encoder/model.safetensors", "scheduler/scheduler_config.json", "LICENSE"]
+    expected = [*weights, *configs, *words, *others, "model_index.json"]
+    assert sorted(asked) == sorted(expected)
+    note = json.loads((tmp_path / "models" / "wild" / "checkpoint.json").read_text())
+    assert (note["hub"], note["revision"]) == ("owner/wan", "b" * 40)
+    (tmp_path / "models").rename(tmp_path / "before")
+    assert ordered(tmp_path, "--hub", "owner/wan").returncode == 0, "it is in the cache now"
 
 
 def test_a_hub_id_that_is_cached_in_part_is_refused_with_what_is_missing(tmp_path: Path) -> None:
@@ -311,7 +428,8 @@ def animated(folder: Path, *adapters: str) -> Path:
         part(folder, name, config, {}, weights=bare is None)
     for name in adapters:
         (folder / "ip_adapter").mkdir(exist_ok=True)
-        save_file({"a": np.ones(1, np.float32)}, folder / "ip_adapter" / name)
+        keys = ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight")
+        save_file({key: np.ones(1, np.float32) for key in keys}, folder / "ip_adapter" / name)
     return folder
 
 
@@ -324,6 +442,12 @@ def test_an_ip_adapter_beside_the_parts_makes_references(tmp_path: Path) -> None
     with pytest.raises(FolderError, match="holds 2 safetensors files"):
         register(two)
     (two / "ip_adapter" / "b.safetensors").unlink()
+    lora(two / "ip_adapter" / "a.safetensors")
+    with pytest.raises(FolderError, match=r"a\.safetensors: is no IP-Adapter: holds no image_proj"):
+        register(two)
+    (two / "ip_adapter" / "a.safetensors").unlink()
+    animated(tmp_path / "three", "a.safetensors")
+    shutil.copy(tmp_path / "three" / "ip_adapter" / "a.safetensors", two / "ip_adapter")
     shutil.rmtree(two / "image_encoder")
     with pytest.raises(FolderError, match="image_encoder"):
         register(two)
@@ -362,10 +486,13 @@ def test_loras_are_copied_beside_the_card_which_names_them(tmp_path: Path) -> No
 def test_a_lora_is_refused_where_none_can_work(tmp_path: Path) -> None:
     folder, good = write(tmp_path / "w"), lora(tmp_path / "l.safetensors")
     other = lora(tmp_path / "other.safetensors", "transformer.norm.weight")
+    part_of_one = tmp_path / "part.safetensors"
+    part_of_one.write_bytes(good.read_bytes()[:-1])
     for files, reason in (
         ([other], "low-rank"),
+        ([part_of_one], "fetch it again"),
         ([good, good], "twice"),
-        ([folder], "safetensors"),
+        ([folder], "directory"),
     ):
         with pytest.raises(ValueError, match=reason):
             add("wild", folder, tmp_path / "m", NONE, None, [("a", "", file) for file in files])

@@ -1,5 +1,6 @@
 """The contract of every adapter of open weights, on tiny checkpoints read from disk."""
 
+import bisect
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import load_file as load_weights
+from safetensors.torch import save_file as save_weights
 
 from models.batch import Place
 from models.openweights import tiers
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes, read_family
 from models.openweights.folder import FolderError, read_checkpoint
+from models.openweights.loading import load_pipeline
 from models.openweights.pipeline import OpenModel
 from models.openweights.replay import wrapped
 from models.openweights.segments import LONG
@@ -24,6 +29,7 @@ from models.protocol import (
     Cancelled,
     Frames,
     Keyframe,
+    LongPrompt,
     OnStep,
     Reference,
     ResumableModel,
@@ -272,6 +278,29 @@ def test_the_same_words_are_encoded_once_and_make_the_same_film(wild: Wild) -> N
     assert (cache.hits > hits, cache.misses) == (True, misses)
     assert wild.change(kind, prompt="a blue ball rolls") > 0
     assert cache.misses > misses
+
+
+TEMPLATED = ("hunyuan", "framepack")  # prompts stand in a text of their authors', of letters here
+
+
+def test_a_prompt_is_read_to_its_end_or_refused(wild: Wild) -> None:
+    if not wild.reads:
+        return
+    kind, tokenizer = wild.kinds[0], wild.model.place.pipe.tokenizer
+    most = wild.model.adapter.tokens or tokenizer.model_max_length
+    assert wild.model.card.max_prompt_chars == min(8000, 8 * most)
+
+    def count(words: int) -> int:
+        return len(tokenizer("fox " * words).input_ids)
+
+    fit = bisect.bisect_right(range(most), most, key=count) - 1
+    for name in ("prompt", "negative_prompt"):
+        with pytest.raises(LongPrompt, match=rf"the {name} has {count(fit + 1)} .* reads {most}$"):
+            wild.model.generate(wild.task(kind, **{name: "fox " * (fit + 1)}), ignore)
+    if not wild.model.card.id.startswith(TEMPLATED):
+        most_of_it = "fox " * (fit - 1)
+        one, other = (wild.made(wild.task(kind, prompt=most_of_it + end)) for end in ("fox", "ox"))
+        assert np.abs(one - other).max() > 0
 
 
 def test_a_lora_changes_its_own_job_and_no_other(wild: Wild) -> None:
@@ -550,6 +579,12 @@ def test_what_the_card_does_not_offer_is_refused_before_any_work(wild: Wild) -> 
         {"guidance_rescale": 0.5},
         {"guidance_schedule": "linear"},
         {"reconstruction_weight": 1.0},
+        {"context_frames": 0},
+        {"context_guidance": 4.0},
+        {"extend_before": True},
+        {"last_frame_is_sketch": True},
+        {"upscale_factor": 4},
+        {"target_fps": 60},
         {"adapter": "nobody"},
         {"video": np.zeros((4, 8, 8, 3), np.uint8)},
         {"shots": (Shot("a fox", 9, 3),)},
@@ -581,3 +616,18 @@ def test_the_digest_is_of_the_weights_that_are_loaded(wild: Wild) -> None:
         weights.write_bytes(whole)
     assert len(first) == 64
     assert again.weights_sha256 != first
+
+
+def test_a_part_that_lacks_a_weight_is_refused_and_not_made_up(wild: Wild) -> None:
+    checkpoint = read_checkpoint(wild.folder)
+    for name in checkpoint.networks():
+        (path,) = (wild.folder / name).glob("*.safetensors")
+        whole, weights = path.read_bytes(), load_weights(path)
+        lacking = max(weights)
+        del weights[lacking]
+        save_weights(weights, path, {"format": "pt"})
+        try:
+            with pytest.raises(FolderError, match=f"{name}: its files lack "):
+                load_pipeline(checkpoint, wild.model.adapter, torch.float32)
+        finally:
+            path.write_bytes(whole)

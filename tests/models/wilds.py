@@ -558,19 +558,23 @@ def image_autoencoder() -> Any:
     ).eval()
 
 
+def image_network() -> Any:
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDE,
+        norm_num_groups=4,
+        attention_head_dim=2,
+    ).eval()
+
+
 def animatediff(**more: Any) -> Any:
     motion = {"motion_num_attention_heads": 2, "motion_max_seq_length": 12}
     return diffusers.AnimateDiffPipeline(
         **clip_words(),
-        unet=diffusers.UNet2DConditionModel(
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=WIDE,
-            norm_num_groups=4,
-            attention_head_dim=2,
-        ).eval(),
+        unet=image_network(),
         motion_adapter=diffusers.MotionAdapter(
             block_out_channels=(8, 16),
             motion_layers_per_block=1,

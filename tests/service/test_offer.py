@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from models.catalog import Fidelity
 from models.openweights.__main__ import add
 from models.openweights.families import Wishes
 from models.openweights.fidelity import write as write_fidelity
+from service.offer import app
 from service.settings import ServiceSettings
 from tests.models.test_folders import part, write
 from tests.service.conftest import Running, serve
@@ -67,6 +69,17 @@ def write_lora(path: Path) -> Path:
     """A file that a LoRA might be."""
     save_file({f"transformer.a.lora_{s}.weight": np.ones((2, 2), np.float32) for s in "AB"}, path)
     return path
+
+
+def test_a_listing_says_where_weights_are_and_a_model_what_memory_it_needs(open_api, client):
+    data = open_api.settings.data_dir
+    runner = CliRunner(env={"COLUMNS": "400"})
+    listed = runner.invoke(app, ("list", "--data-dir", str(data))).stdout
+    assert all(str(data / "weights" / name) in listed for name in ("vace", "five", "svd"))
+    card = read_offer(data)["five"]
+    told = {m["id"]: m["memory_mb"] for m in client.get("/v1/videos/models").json()["data"]}
+    assert told["five"] == (card.cost.memory_mb or None)
+    assert told["pocket"] == read_offer(data)["pocket"].cost.memory_mb
 
 
 TAKEN = {

@@ -1,6 +1,7 @@
 """A registered checkpoint, loaded as a child loads it, makes stored films and is gone on with."""
 
 import json
+import re
 from pathlib import Path
 
 import av
@@ -13,10 +14,12 @@ from models.openweights.families import Wishes
 from models.registry import load_model
 from tests.models.wilds import build
 from tests.worker.test_checkpoints import film, left, order
-from worker.film import Equipment
+from worker.film import Equipment, make_film
 from worker.jobs.artifacts import VIDEO
 from worker.jobs.catalog import REGISTERED
+from worker.jobs.contract import ErrorCode
 from worker.jobs.disk import DiskStore
+from worker.messages import Failed
 from worker.shelf import Shelf
 
 # Of diffusers' own making: a scheduler hands a tensor to numpy, and two LoRAs are on purpose.
@@ -54,6 +57,16 @@ def test_an_attempt_that_leaves_is_gone_on_with_to_the_same_film(tools: Equipmen
     assert 0 < checkpoint.steps < 6
     again = film(order("again", checkpoint, **FIELDS), tools)
     assert np.array_equal(again, whole)
+
+
+def test_a_prompt_that_would_be_cut_off_fails_its_job_with_both_numbers(tools: Equipment) -> None:
+    run = order("long", **FIELDS | {"prompt": "fox " * 600})
+    answer = make_film(run, tools, lambda message: None, lambda: False)
+    assert isinstance(answer, Failed)
+    assert re.fullmatch(r"The prompt has \d+ tokens, the model reads 512\.", answer.message), (
+        answer.message
+    )
+    assert (answer.code, answer.retryable) == (ErrorCode.INTERNAL_ERROR, False)
 
 
 def test_a_film_says_which_weights_lora_and_packages_made_it(

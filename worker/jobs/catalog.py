@@ -4,6 +4,7 @@ The service talks to the counter alone, so what it may know of models passes thi
 """
 
 from models.catalog import (
+    CHECKPOINT,
     MODELS_DIR,
     OPEN,
     REGISTERED,
@@ -23,6 +24,7 @@ from models.catalog import (
 )
 
 __all__ = [
+    "CHECKPOINT",
     "MODELS_DIR",
     "OPEN",
     "REGISTERED",
