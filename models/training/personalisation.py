@@ -119,7 +119,7 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
                 mode = "RGBA" if upright.has_transparency_data else "RGB"
-                pictures.append(np.asarray(upright.convert(mode)))
+                pictures.append(np.array(upright.convert(mode)))
         except OSError as error:
             raise ValueError(f"{path}: no picture: {error}") from error
     return pictures

@@ -7,12 +7,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import typer
 from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
@@ -72,7 +74,7 @@ def sheet_dir() -> Path:
 def open_sheet() -> SpriteSheet:
     """The packed cut-outs, made first if they are missing."""
     if not (sheet_dir() / "index.json").exists():
-        pack()
+        pack(sheet_dir(), list(sources()))
     return SpriteSheet(sheet_dir())
 
 
@@ -127,24 +129,35 @@ def _halved(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return blocks.mean(-1).round().astype(np.uint8)
 
 
-def pack() -> None:
-    """Decode every source and write the sheet; index last, so that a partial sheet is not used."""
-    folder = sheet_dir()
+def pack(folder: Path, todo: Sequence[Source]) -> None:
+    """Decode every source and write the sheet. Each file is renamed into place, the index last, so
+    that a partial sheet is not used and who reads the one before goes on reading it."""
     folder.mkdir(parents=True, exist_ok=True)
-    todo = list(sources())
+    wholes, halves, index = (folder / name for name in ("frames.bin", "halves.bin", "index.json"))
     rows, start = [], 0
     with (
-        (folder / "frames.bin").open("wb") as file,
-        (folder / "halves.bin").open("wb") as half_file,
-        ProcessPoolExecutor(os.cpu_count()) as pool,
+        _partial(wholes).open("wb") as file,
+        _partial(halves).open("wb") as half_file,
+        ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool,
     ):
         for source, frames in zip(todo, pool.map(decode, todo, chunksize=4), strict=True):
             file.write(frames.tobytes())
             half_file.write(_halved(frames).tobytes())
             rows.append(asdict(Sprite(source.concept, source.style, start, len(frames))))
             start += len(frames)
-    (folder / "index.json").write_text(json.dumps(rows), encoding="utf-8")
+    _partial(index).write_text(json.dumps(rows), encoding="utf-8")
+    for path in (wholes, halves, index):
+        os.replace(_partial(path), path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def main() -> None:
+    """Pack the cut-outs of every subject."""
+    pack(sheet_dir(), list(sources()))
 
 
 if __name__ == "__main__":
-    pack()
+    typer.run(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from models.training import concepts
@@ -15,6 +16,7 @@ from models.training.batches import hearsay
 from models.training.captions import DIRECTIONS, MANNERS, caption, paraphrase
 from models.training.loop import Ahead, Draws, Run, RunConfig, averaged, draws, rate
 from models.training.scenes import SCENES
+from models.training.sprites import Source, SpriteSheet, pack
 from models.training.world import (
     CLIP_SECONDS,
     SLOW,
@@ -153,6 +155,18 @@ def test_twelve_scenes_and_eight_directions_have_words() -> None:
     assert len(DIRECTIONS) == 8
     assert "still" in MANNERS
     assert len({scene.phrase for scene in SCENES}) == len(SCENES)
+
+
+def test_a_sheet_packed_again_leaves_its_readers_the_one_before(tmp_path: Path) -> None:
+    for name, grey in (("dark", 20), ("light", 200)):
+        Image.new("RGBA", (96, 96), (grey, grey, grey, 255)).save(tmp_path / f"{name}.png")
+    one, other = (Source("disc", "3d", str(tmp_path / f"{n}.png")) for n in ("dark", "light"))
+    pack(tmp_path / "sheet", [one])
+    reader = SpriteSheet(tmp_path / "sheet")
+    pack(tmp_path / "sheet", [other, one])
+    assert (reader.frames[0, 48, 48] == (20, 20, 20, 255)).all()
+    again = SpriteSheet(tmp_path / "sheet")
+    assert (again.halves[:, 24, 24, 0] == (200, 20)).all()
 
 
 class Discs:
