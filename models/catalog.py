@@ -44,8 +44,6 @@ TURBO = "turbo"  # quality of open weights by a LoRA that makes do with few step
 # Qualities that change the network itself while a film is made: no other film can share its passes.
 UNSHARED = frozenset({"fast", TURBO})
 
-UNSTAGED = frozenset({"extend", "story", "edit"})  # kinds that the base makes alone
-
 MAX_HEADER_BYTES = 2**24  # of an adapter file
 
 ADAPTERS = "adapters"  # folder of adapter files beside a card
@@ -104,7 +102,8 @@ class CostCurve:
     tail_s: float = 0.1  # after the last step, at any size …
     tail_s_per_volume: float = 1.0  # … and for each megapixel of film
     memory_mb: float = 0.0  # peak at any size: weights and runtime, MiB …
-    memory_mb_per_volume: float = 0.0  # … and for each megapixel of film
+    memory_mb_per_volume: float = 0.0  # … and for each megapixel of film …
+    memory_volume: float | None = None  # … up to so many: the rest is made piece by piece
 
     def __post_init__(self) -> None:
         numbers = (number for number in vars(self).values() if number is not None)
@@ -115,6 +114,14 @@ class CostCurve:
         """Seconds of one denoising step."""
         seen = volume if self.pass_volume is None else min(volume, self.pass_volume)
         return passes * (self.pass_s + self.pass_s_per_volume * seen)
+
+    def peak_mb(self, volume: float) -> float:
+        """MiB at the peak, as declared."""
+        return self.memory_mb + self.memory_mb_per_volume * self.held(volume)
+
+    def held(self, volume: float) -> float:
+        """Megapixels of a film that are in memory together."""
+        return volume if self.memory_volume is None else min(volume, self.memory_volume)
 
     def after_s(self, volume: float) -> float:
         """Seconds from the last denoising step to the stored film."""
@@ -161,6 +168,7 @@ class Quality:
     name: str  # "draft", "standard" or "high"; of open weights "standard", "fast" or "turbo"
     base_steps: int | None = None  # see `fixed_steps`
     distilled: bool = False  # few steps, with guidance built in: a student's, or a LoRA's
+    guidance: tuple[float, float] | None = None  # scales that a student was taught
     sha256: str = ""  # of the file that makes it so, if it is one
     fidelity: Fidelity | None = None  # None: exact, or nobody has measured it
     interpolation_steps: int = 4  # of each pass
@@ -252,25 +260,17 @@ class ModelCard:
         return self.tiers if self.cascade is None else self.cascade.qualities
 
     def for_kind(self, task_type: str) -> "ModelCard":
-        """The card of one kind of job: it may have a default guidance of its own; films of several
-        clips are made without stages, and clips are enlarged by the upsampler's factor to its
-        sizes."""
+        """The card of one kind of job: it may have a default guidance of its own, and clips are
+        enlarged by the upsampler's factor to its sizes."""
         own = dict(self.guidance_defaults).get(task_type)
         if own is not None and own != self.guidance.default:
             return replace(self, guidance=replace(self.guidance, default=own)).for_kind(task_type)
         rule = self.cascade
-        if rule is None:
+        if rule is None or task_type != "upscale" or not rule.sizes:
             return self
-        if task_type == "upscale":
-            small, large = (int(size.split("x")[0]) for size in (rule.base_size, rule.sizes[0]))
-            inputs = replace(self.inputs, upscale_factors=(large // small,))
-            return replace(self, sizes=rule.sizes, inputs=inputs)
-        if task_type not in UNSTAGED:
-            return self
-        fps = tuple(rate for rate in self.fps if rate not in rule.fps)
-        default = self.frames.nearest(self.default_frames * fps[0] / self.fps[0])
-        sizes = tuple(size for size in self.sizes if size not in rule.sizes)
-        return replace(self, cascade=None, sizes=sizes, fps=fps, default_frames=default)
+        small, large = (int(size.split("x")[0]) for size in (rule.base_size, rule.sizes[0]))
+        inputs = replace(self.inputs, upscale_factors=(large // small,))
+        return replace(self, sizes=rule.sizes, inputs=inputs)
 
     def rates_at(self, size: str) -> tuple[int, ...]:
         """The rates at which films of this size can be made; the first is the default."""
@@ -317,7 +317,7 @@ def read_card(path: Path) -> ModelCard:
                 "samplers": tuple(fields["samplers"]),
                 "cost": CostCurve(**fields.get("cost", {})),
                 "inputs": read_input_limits(fields.get("inputs", {})),
-                "cascade": read_cascade(fields.get("cascade")),
+                "cascade": taught(read_cascade(fields.get("cascade")), path.parent),
                 "tiers": tuple(map(read_tier, fields.get("tiers", ()))),
                 "adapters": tuple(map(read_adapter_card, adapter_paths(path.parent))),
             }
@@ -346,6 +346,19 @@ def read_cascade(fields: dict[str, Any] | None) -> CascadeRule | None:
     parts = {name: tuple(fields.get(name, ())) for name in ("sizes", "fps")}
     qualities = tuple(Quality(**quality) for quality in fields.get("qualities", ()))
     return CascadeRule(**fields | parts | {"qualities": qualities})
+
+
+def taught(rule: CascadeRule | None, folder: Path) -> CascadeRule | None:
+    """The same with the scales of guidance that the distilled base in this folder was taught."""
+    path = folder / "student.json"
+    if rule is None or not path.exists():
+        return rule
+    least, most = json.loads(path.read_text(encoding="utf-8"))["guidance"]
+    qualities = (
+        replace(quality, guidance=(least, most)) if quality.distilled else quality
+        for quality in rule.qualities
+    )
+    return replace(rule, qualities=tuple(qualities))
 
 
 def adapter_paths(folder: Path) -> list[Path]:
@@ -390,8 +403,6 @@ def fitted(card: ModelCard, stages: frozenset[str]) -> ModelCard:
         qualities=tuple(q for q in rule.qualities if "student" in stages or not q.distilled),
     )
     kinds = {"interpolate": bool(rule.fps), "upscale": bool(rule.sizes)}
-    alone = set(card.fps) - set(rule.fps) and set(card.sizes) - set(rule.sizes)
-    kinds |= {kind: bool(alone) for kind in UNSTAGED}
     rates = (*rule.fps, *(rate for rate in card.fps if rate not in rule.fps))
     return replace(
         card,
@@ -400,7 +411,15 @@ def fitted(card: ModelCard, stages: frozenset[str]) -> ModelCard:
         tasks=card.tasks - {kind for kind, made in kinds.items() if not made},
         sizes=(*rule.sizes, *(size for size in card.sizes if size not in rule.sizes)),
         fps=rates,
+        cost=replace(card.cost, memory_volume=longest_clip(rule, card)),
     )
+
+
+def longest_clip(rule: CascadeRule, card: ModelCard) -> float:
+    """Megapixels of the largest film of one clip; longer ones are made piece by piece."""
+    sizes = (size.split("x") for size in (*rule.sizes, *card.sizes))
+    pixels = max(int(width) * int(height) for width, height in sizes)
+    return pixels * rule.max_seconds * max((*rule.fps, *card.fps)) / 1e6
 
 
 def read_input_limits(fields: dict[str, Any]) -> InputLimits:

@@ -220,7 +220,7 @@ def to_video_model(card: ModelCard, workers: tuple[WorkerInfo, ...], default: st
         adapters=[Adapter(**vars(adapter)) for adapter in card.adapters],
         max_prompt_chars=card.max_prompt_chars,
         memory_mb=card.cost.memory_mb or None,
-        inputs=to_inputs(card.inputs),
+        inputs=to_inputs(card.for_kind("upscale").inputs),
         resumable=card.resumable,
         is_default=card.id == default,
         ready=any(is_up(worker) for worker, _ in serving),

@@ -1,18 +1,44 @@
 """A source clip and a job's numbers brought together: sizes, rates and lengths of the result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
 from service import fields
 from service.errors import InvalidValue
-from service.limits import has_size, resolve_size
+from service.excess import check_excess
+from service.lengths import legal_counts
+from service.limits import has_size, resolve, resolve_size
+from service.media import Media
 from service.values import refuse
 from service.wishes import Wishes
 from worker.jobs.catalog import ModelCard
 from worker.jobs.contract import StoredVideo, VideoRequest
 
 Size = tuple[int, int]
+
+FITTED = frozenset({"extend", "edit"})  # kinds that draw anew what belongs to a clip
+
+
+def fit(
+    draft: VideoRequest, wishes: Wishes, media: Media, card: ModelCard, seen: Size, rate: float
+) -> VideoRequest:
+    """The draft at the size and rate that its clip decides, where nobody asked for others: the
+    size that needs the least crop, and of the rates at that size the nearest.
+
+    raises InvalidValue, IncompatibleInputs: what can be asked for depends on both
+    """
+    if draft.task_type not in FITTED:
+        return draft
+    size = pick_size(wishes, card, seen, 1)
+    rates = card.rates_at(f"{size[0]}x{size[1]}")
+    asked = wishes.get(fields.FPS)
+    fps = min(rates, key=lambda each: abs(log(each / rate))) if asked is None else asked
+    decided = {fields.SIZE.name: size, fields.FPS.name: fps, fields.SEED.name: draft.seed}
+    formed = replace(wishes, values={**wishes.values, **decided})
+    request = resolve(formed, card, draft.task_type)
+    check_excess(formed, media, card, request)
+    return request
 
 
 @dataclass(frozen=True)
@@ -40,7 +66,7 @@ def plan_clip(
     source_fps = max(1, round(rate)) if keeps_rate else draft.fps
     max_frames = card.inputs.max_total_frames
     if draft.task_type == "edit":
-        max_frames = card.frames.maximum
+        max_frames = card.frames_at(draft.fps).maximum
     if draft.task_type == "extend":
         max_frames -= draft.num_frames
     return ClipPlan(
@@ -119,8 +145,10 @@ def settle(
         frames += draft.num_frames
     if draft.task_type == "interpolate":
         frames = round((video.num_frames - 1) * plan.fps / plan.source_fps) + 1
-    if draft.task_type == "edit" and not card.frames.allows(frames):
-        raise refuse("video", f"a clip of a length that {card.id} can make", f"{frames} frames")
+    rule = card.frames_at(plan.fps)
+    if draft.task_type == "edit" and not rule.allows(frames):
+        wanted = f"a clip of {legal_counts(rule)} frames at {plan.fps} fps"
+        raise refuse("video", wanted, f"{frames} frames")
     if frames > card.inputs.max_total_frames:
         limit = card.inputs.max_total_frames
         raise InvalidValue(f"video: the result has {frames} frames; the limit is {limit}", "video")

@@ -110,7 +110,7 @@ def resolve_steps(
 
 
 def check_stages(card: ModelCard, size: str, fps: int, num_frames: int) -> None:
-    """raises InvalidValue for a film longer or shorter than its stages make"""
+    """raises InvalidValue for a film of one clip longer or shorter than its stages make"""
     rule = card.cascade
     if rule is None or not card.staged(size, fps):
         return

@@ -40,6 +40,8 @@ LONGEST_REFERENCE = 1024  # pixels; larger ones are scaled down
 ASPECT_AGREES = (0.8, 1.25)  # of the first frame's aspect ratio to the last one's
 
 Size = tuple[int, int]
+Named = StoredImage | StoredVideo | StoredReference | StoredKeyframe | StoryShot
+GIVEN = ("first_frame", "last_frame", "reference_images", "video", "mask", "keyframes", "shots")
 
 
 class StorageUnavailable(Unavailable):
@@ -208,7 +210,9 @@ def complete(order: Order, bench: Bench) -> VideoRequest:
     size: Size = (draft.width, draft.height)
     decided: dict[str, Any] = {}
     if media.video is not None:
-        plan = fitting.plan_clip(draft, order.wishes, order.card, *bench.measure_clip(media.video))
+        seen = bench.measure_clip(media.video)
+        draft = fitting.fit(draft, order.wishes, media, order.card, *seen)
+        plan = fitting.plan_clip(draft, order.wishes, order.card, *seen)
         size = plan.size
         decided = fitting.settle(draft, plan, bench.clip(media.video, plan), order.card)
         decided["source_video_id"] = source_id(media)
@@ -307,13 +311,12 @@ def copy_inputs(
         def copy(value: object) -> object:
             if isinstance(value, Artifact):
                 return copy_artifact(value, tenant, job_id, folder, services)
-            if isinstance(value, StoredImage | StoredVideo | StoredReference | StoryShot):
+            if isinstance(value, Named):
                 named = ((name, getattr(value, name)) for name in type(value).model_fields)
                 return value.model_copy(update={name: copy(member) for name, member in named})
             return tuple(map(copy, value)) if isinstance(value, tuple) else value
 
-        given = ("first_frame", "last_frame", "reference_images", "video", "shots")
-        return request.model_copy(update={name: copy(getattr(request, name)) for name in given})
+        return request.model_copy(update={name: copy(getattr(request, name)) for name in GIVEN})
 
 
 def copy_artifact(

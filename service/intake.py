@@ -7,7 +7,7 @@ not fetch or decode media.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from starlette.datastructures import UploadFile
@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from service import fields
 from service.cast import FindCharacter, nobody
 from service.errors import ModelNotFound, show
+from service.excess import check_excess, remarks
 from service.finishing import finish
 from service.forms import Tree
 from service.keyframes import check_places
@@ -83,11 +84,12 @@ def complete(
     """raises ApiError of status 400, naming the field, the value and the limit; NoSuchCharacter"""
     media = read_media(wishes, card, task_type, find_character)
     request = resolve(wishes, card, task_type, media.shots)
+    check_excess(wishes, media, card, request)
     check_places(media.keyframes, request, bool(media.first_frame), bool(media.last_frame))
     return Order(
         request=request,
         card=card,
-        wishes=wishes,
+        wishes=replace(wishes, warnings=wishes.warnings + remarks(request)),
         media=media,
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),

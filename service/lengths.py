@@ -55,7 +55,7 @@ def shot_frames(shot: GivenShot, card: ModelCard, fps: int) -> int:
     """The frames of one shot; without a wish the model's default length. raises InvalidValue"""
     if shot.seconds is None:
         return card.default_frames_at(fps)
-    shortest, longest = card.frames.minimum / fps, card.inputs.max_total_frames / fps
+    shortest, longest = card.frames_at(fps).minimum / fps, card.inputs.max_total_frames / fps
     if not shortest <= shot.seconds <= longest:
         wanted = f"between {shortest:g} and {longest:g} at {fps} fps"
         raise refuse(f"{shot.param}.seconds", wanted, shot.seconds)

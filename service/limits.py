@@ -56,7 +56,7 @@ def resolve(
         num_inference_steps=resolve_steps(wishes, card, quality, task_type, staged),
         guidance_scale=guidance,
         sampler=sampler,
-        quality=quality and quality.name,
+        quality=told_quality(quality, card, task_type, staged),
         **resolve_guiding(wishes, card, sampler),
         **resolve_adapter(wishes, card, quality, staged),
         **resolve_strengths(wishes, card),
@@ -68,6 +68,14 @@ def resolve(
         metadata=wishes.get(fields.METADATA) or {},
         user=wishes.get(fields.USER),
     )
+
+
+def told_quality(
+    quality: Quality | None, card: ModelCard, task_type: str, staged: bool
+) -> str | None:
+    """The quality's name, where it changes anything: a model with stages has it in these alone."""
+    alone = card.cascade is not None and not staged and task_type not in KEEPS_RATE
+    return None if quality is None or alone else quality.name
 
 
 class Format(NamedTuple):
@@ -95,8 +103,8 @@ def resolve_format(
 def resolve_staged(form: Format, card: ModelCard, task_type: str) -> bool:
     """Whether the film goes through stages after the base; raises InvalidValue where it would and
     is longer or shorter than they make."""
-    staged = task_type in PER_FILM and card.staged(form.size, form.fps)
-    if staged:
+    staged = task_type not in KEEPS_RATE and card.staged(form.size, form.fps)
+    if staged and task_type in PER_FILM:
         check_stages(card, form.size, form.fps, form.num_frames)
     return staged
 

@@ -5,7 +5,7 @@ Local files are uploaded for the order and deleted once the job has its own copi
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,14 @@ Out = Annotated[Path, typer.Option(help="Where the MP4 goes.")]
 Sheet = Annotated[Path | None, typer.Option(help="Where a PNG of all frames goes.")]
 Picture = "Picture: a file, URL, or id of a file or video."
 Share = Annotated[float | None, typer.Option(help="0 to 1.")]
+
+
+UNLISTED = tuple(  # fields of the API without an option of their own
+    "guidance_rescale guidance_schedule context_frames context_guidance reconstruction_weight "
+    "num_frames frame_interpolation_factor characters keyframes mask resolution "
+    "aspect_ratio return_last_frame callback_url execution_expires_after service_tier gpu_class "
+    "cache metadata user".split()
+)
 
 
 class Unusable(Exception):
@@ -72,6 +80,10 @@ def generate(
     ] = None,
     upscale_factor: Annotated[int | None, typer.Option(help="How many times as wide.")] = None,
     target_fps: Annotated[int | None, typer.Option(help="Rate to interpolate to.")] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE, any other field of the API; repeatable."),
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Follow this job instead.")] = None,
     url: Url = DEFAULT_URL,
     api_key: Key = None,
@@ -108,6 +120,7 @@ def generate(
             "extend_before": extend_before or None,
             "upscale_factor": upscale_factor,
             "target_fps": target_fps,
+            **read_fields(other or ()),
         },
     )
     with Client(url, api_key) as client:
@@ -227,6 +240,17 @@ def read_reference(text: str, send: Send) -> dict[str, Any] | str:
     if isinstance(picture, str):
         picture = {"file_id" if picture.startswith("file-") else "image_url": picture}
     return picture | {"name": named[1]}
+
+
+def read_fields(texts: Iterable[str]) -> dict[str, str]:
+    """Fields by name, their values as forms carry them. raises Unusable"""
+    read = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in UNLISTED:
+            raise Unusable(f"--set: {text!r} must be FIELD=VALUE, of {', '.join(UNLISTED)}")
+        read[name] = value
+    return read
 
 
 def read_shot(text: str) -> dict[str, Any]:

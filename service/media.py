@@ -72,7 +72,9 @@ def read_media(
         video=read_video(wishes),
         mask=read_image(wishes.get(fields.MASK), fields.MASK.name),
         keyframes=read_keyframes(as_list(wishes.get(fields.KEYFRAMES)), card),
-        shots=read_shots(wishes.get(fields.SHOTS), references, card),
+        shots=read_shots(
+            wishes.get(fields.SHOTS), references, card, wishes.get(fields.PROMPT) or ""
+        ),
     )
     check_needs(media, wishes, card, task_type)
     check_fit(media, wishes, card)

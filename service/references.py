@@ -13,6 +13,7 @@ from worker.jobs.catalog import ModelCard
 from worker.jobs.contract import MAX_REFERENCES, ReferenceType
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MENTION = re.compile(r"(?<![\w@])@([\w-]+)")  # of a name in a prompt, as models read it
 MEMBERS = frozenset({"name", "reference_type", "strength"})
 TYPES = Choice(("subject", "style", "scene"))
 

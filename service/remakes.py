@@ -4,6 +4,7 @@ interpolate. All but the remix are create bodies of which the path says a part.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from service import fields
 from service.errors import ApiError, InvalidValue, MissingParameter, UnknownParameter, show
+from service.excess import remarks
 from service.forms import Tree
 from service.guiding import check_adapter
 from service.intake import Draft, Order, find_card, fingerprint
@@ -189,12 +191,17 @@ def remix(call: Call, video_id: str, wishes: Wishes) -> Order:
         raise unsupported(card, services.cards, frozenset({request.task_type}), "video_id")
     check_adapter(request.adapter, card)
     prompt = resolve_prompt(wishes, card, request.task_type)
+    shots = tuple(
+        shot.model_copy(update={"prompt": prompt}) if shot.prompt == request.prompt else shot
+        for shot in request.shots
+    )
+    remade = request.model_copy(
+        update={"prompt": prompt, "shots": shots, "remixed_from_video_id": source.id}
+    )
     return Order(
-        request=request.model_copy(
-            update={"prompt": prompt, "remixed_from_video_id": source.id},
-        ),
+        request=remade,
         card=card,
-        wishes=wishes,
+        wishes=replace(wishes, warnings=wishes.warnings + remarks(remade)),
         media=Media(),
         queue_deadline_s=wishes.get(fields.EXPIRES_AFTER),
         callback_url=wishes.get(fields.CALLBACK_URL),

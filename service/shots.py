@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from service.errors import InvalidValue, MissingParameter, show
+from service.errors import IncompatibleInputs, InvalidValue, MissingParameter, show
 from service.given import Given, read_image
 from service.references import GivenReference, read_references
 from service.roles import as_list
@@ -17,6 +17,7 @@ MEMBERS = frozenset(
     "prompt seconds duration seed negative_prompt first_frame last_frame reference_images "
     "transition".split()
 )
+FIRST = "shots.0"  # has none before it, and may say either
 TRANSITIONS = Choice(("cut", "continue"))
 
 
@@ -36,11 +37,12 @@ class GivenShot:
 
 
 def read_shots(
-    value: object, named: Sequence[GivenReference], card: ModelCard
+    value: object, named: Sequence[GivenReference], card: ModelCard, prompt: str = ""
 ) -> tuple[GivenShot, ...]:
     """The list of shots; none if there is no such field.
 
     named   the request's own references, which shots may call by name
+    prompt  the request's own, of shots without one
     raises  ApiError of status 400
     """
     items = as_list(value)
@@ -51,7 +53,9 @@ def read_shots(
     for reference in named:  # a character has several pictures of one name
         if reference.name:
             by_name[reference.name] = (*by_name.get(reference.name, ()), reference)
-    shots = tuple(read_shot(item, f"shots.{i}", by_name, card) for i, item in enumerate(items))
+    shots = tuple(
+        read_shot(item, f"shots.{i}", by_name, card, prompt) for i, item in enumerate(items)
+    )
     chars = sum(len(shot.prompt) + len(shot.negative_prompt) for shot in shots)
     if chars > MAX_STORY_CHARS:
         raise InvalidValue(
@@ -61,7 +65,11 @@ def read_shots(
 
 
 def read_shot(
-    item: object, param: str, named: Mapping[str, tuple[GivenReference, ...]], card: ModelCard
+    item: object,
+    param: str,
+    named: Mapping[str, tuple[GivenReference, ...]],
+    card: ModelCard,
+    prompt: str = "",
 ) -> GivenShot:
     said = from_json_text(item, param)
     if isinstance(said, str):
@@ -70,9 +78,16 @@ def read_shot(
         raise refuse(param, "an object with a prompt", item)
     check_members(said, MEMBERS, param)
     seed, transition = said.get("seed"), said.get("transition")
+    begun = said.get("first_frame") is not None
+    if begun and transition == "continue" and param != FIRST:
+        raise IncompatibleInputs(
+            f"{param}.transition: a shot that continues has no first_frame of its own; "
+            "got continue and one",
+            f"{param}.transition",
+        )
     return GivenShot(
         param=param,
-        prompt=read_prompt(said, "prompt", param, card),
+        prompt=read_prompt(said, "prompt", param, card) or wanted(prompt, param),
         negative_prompt=read_prompt(said, "negative_prompt", param, card),
         seconds=read_seconds(said, param),
         seed=None if seed is None else Integer(0, MAX_SEED).read(seed, f"{param}.seed"),
@@ -86,11 +101,17 @@ def read_shot(
 
 
 def read_prompt(said: Mapping[str, Any], name: str, param: str, card: ModelCard) -> str:
-    text = Text().read(said.get(name) or "", f"{param}.{name}")
+    value = said.get(name)
+    text = Text().read("" if value is None else value, f"{param}.{name}")
     check_length(text, card.max_prompt_chars, f"{param}.{name}")
-    if name == "prompt" and not text.strip():
+    return text if text.strip() else ""
+
+
+def wanted(prompt: str, param: str) -> str:
+    """The request's prompt for a shot without one. raises MissingParameter"""
+    if not prompt.strip():
         raise MissingParameter(f"{param}.prompt: is required", f"{param}.prompt")
-    return text
+    return prompt
 
 
 def read_seconds(said: Mapping[str, Any], param: str) -> float | None:

@@ -11,9 +11,18 @@ def plain_card() -> ModelCard:
     Most laws of the service are about no stage, and easier to read so.
     """
     card = read_catalog()["pocket"]
-    base = card.for_kind("story")
-    limits = replace(card.inputs, upscale_factors=InputLimits().upscale_factors)
-    return replace(base, tasks=card.tasks - {"interpolate", "upscale"}, inputs=limits)
+    rule = card.cascade
+    assert rule is not None
+    fps = tuple(rate for rate in card.fps if rate not in rule.fps)
+    return replace(
+        card,
+        cascade=None,
+        tasks=card.tasks - {"interpolate", "upscale"},
+        sizes=tuple(size for size in card.sizes if size not in rule.sizes),
+        fps=fps,
+        default_frames=card.frames.nearest(card.default_frames * fps[0] / card.fps[0]),
+        inputs=replace(card.inputs, upscale_factors=InputLimits().upscale_factors),
+    )
 
 
 def plain_catalog() -> dict[str, ModelCard]:

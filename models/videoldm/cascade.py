@@ -16,6 +16,7 @@ What pocket's 256x256 film of 2 s at 24 frames a second takes, in GFLOP (49 fram
 | high     | 32 guided: 420  | 8 steps: 110  | 22      | 6: 204    | 134               | 890 |
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,13 +28,21 @@ from models.catalog import CascadeRule, Quality
 from models.protocol import Frames, GenerationStage, OnStep, Step, Task
 from models.videoldm.anchoring import anchored
 from models.videoldm.checkpoints import NO_MEMORY, FilmMemory
-from models.videoldm.interpolation import interpolated, moment, network_calls, plan_passes
+from models.videoldm.interpolation import (
+    Report,
+    ignore,
+    interpolated,
+    moment,
+    network_calls,
+    plan_passes,
+)
 from models.videoldm.pictures import read_clip, write_frames
 from models.videoldm.upsampler import Upsampler, count_chunks
 from models.videoldm.weights import Preset
 
 DECODE_CHUNK = 8  # frames that the image decoder takes at once
 ENCODE_CHUNK = 16
+JUST_S = 1e-6  # times nearer to each other are one
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,16 @@ class Bar:
         self._on_step(Step(self._stage, self._done, self._total))
 
 
-def key_times(rule: CascadeRule, num_frames: int, fps: int, least: int = 2) -> tuple[float, ...]:
-    """Times of the base's key frames under a film, the last at or after its end.
+def key_times(
+    rule: CascadeRule, num_frames: int, fps: int, least: int = 2, ends: bool = False
+) -> tuple[float, ...]:
+    """Times of the base's key frames under a film, the last at or after the end of its time: so a
+    film has the same keys at every rate.
 
     least  key frames at least; a film shorter than they are is cut from their beginning
+    ends   the film is to end with its last key, or just before: with its last frame, then
     """
-    last = -(-(num_frames - 1) * rule.key_fps // fps)
+    last = -(-(num_frames - ends) * rule.key_fps // fps)
     return tuple(index / rule.key_fps for index in range(max(least, last + 1)))
 
 
@@ -79,6 +92,12 @@ def film_of(task: Task, rule: CascadeRule, name: str | None = None) -> Film:
     times = tuple(index / task.fps for index in range(task.num_frames))
     size = (task.width, task.height)
     return Film(times, task.fps, *size, task.seed, rule.quality(name))
+
+
+def size_of(name: str) -> tuple[int, int]:
+    """Width and height of a size as cards name it."""
+    width, height = name.split("x")
+    return int(width), int(height)
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,61 @@ class Cascade:
         raises   ValueError for a size or times that the stages cannot make; what on_step raises
         """
         yield from map(write_frames, self._pixels(latents, times, film, on_step, memory))
+
+    def flow(
+        self,
+        clips: Iterable[Tensor],
+        film: Film,
+        report: Report = ignore,
+    ) -> Iterator[Tensor]:
+        """A stretch of film as its key frames come: what is held does not grow with its length.
+
+        Nothing is remembered of it: latents of the upsampler would be 4 MB for a second of film.
+
+        clips   (1, c, k, h, w) key latents, one after the other at the rule's rate, or the film's
+                where nothing is filled in
+        report  called after every denoising step of a stage
+        yields  (1, 3, n, height, width) in -1..1, in film order
+        """
+        frames = self._decoded(self._between(clips, film, report), film.quality)
+        upsampler = self._upsampler(film, size_of(self.rule.base_size))
+        if upsampler is None:
+            yield from frames
+            return
+        steps = film.quality.upsampler_steps
+        yield from upsampler.enlarge(frames, film.fps, steps, film.seed, report)
+
+    def _between(self, clips: Iterable[Tensor], film: Film, report: Report) -> Iterator[Tensor]:
+        """Latents at the film's times, as soon as the keys around them are there."""
+        rate = self.rule.key_fps if film.fps in self.rule.fps else film.fps
+        keys: Tensor | None = None
+        first, done = 0, 0  # place of the first key that is held; times that are made
+        for clip in clips:
+            keys = clip if keys is None else torch.cat([keys, clip], 2)
+            times = [moment((first + index) / rate) for index in range(keys.shape[2])]
+            due = bisect_right(film.times, times[-1] + JUST_S)
+            if due > done:
+                yield self._at(keys, times, film.times[done:due], film, report)
+            first, done, keys = first + keys.shape[2] - 1, due, keys[:, :, -1:]
+
+    def _at(
+        self,
+        keys: Tensor,
+        times: Sequence[float],
+        due: Sequence[float],
+        film: Film,
+        report: Report,
+        memory: FilmMemory = NO_MEMORY,
+    ) -> Tensor:
+        """Latents (1, c, t, h, w) at the times that are due, within those of the keys."""
+        stage, steps = self.preset.stages.interpolator, film.quality.interpolation_steps
+        places = {moment(time): index for index, time in enumerate(times)}
+        wanted = [moment(time) for time in due]
+        if set(wanted) <= set(places):
+            return keys[:, :, [places[time] for time in wanted]]
+        if stage is None:
+            raise ValueError("a model without an interpolator makes no frames between its own")
+        return interpolated(stage, keys, times, wanted, steps, film.seed, report, memory)
 
     def interpolate(
         self, task: Task, quality: Quality, on_step: OnStep, memory: FilmMemory = NO_MEMORY
@@ -170,22 +244,24 @@ class Cascade:
         memory: FilmMemory,
     ) -> Iterator[Tensor]:
         """The film's frames as (1, 3, n, height, width) in -1..1."""
-        upsampler = self._upsampler(film, latents)
+        side = self.preset.config.autoencoder.factor
+        upsampler = self._upsampler(film, (latents.shape[4] * side, latents.shape[3] * side))
         between = self._interpolated(latents, times, film, on_step, memory)
         count = between.shape[2]
         if upsampler is not None:
-            pieces = self._decoded(between, film.quality)
+            pieces = self._decoded([between], film.quality)
             yield from _enlarged(upsampler, pieces, count, film, on_step, memory)
             return
         bar = Bar(on_step, "decoding", count)
-        for piece in self._decoded(between, film.quality):
+        for piece in self._decoded([between], film.quality):
             yield piece
             bar.step(piece.shape[2])
 
-    def _upsampler(self, film: Film, latents: Tensor) -> Upsampler | None:
-        """What brings decoded frames to the film's size; None if they have it."""
-        side = self.preset.config.autoencoder.factor
-        made = (latents.shape[4] * side, latents.shape[3] * side)
+    def _upsampler(self, film: Film, made: tuple[int, int]) -> Upsampler | None:
+        """What brings decoded frames to the film's size; None if they have it.
+
+        made  their width and height
+        """
         upsampler = self.preset.stages.upsampler
         if made == (film.width, film.height):
             return None
@@ -206,27 +282,27 @@ class Cascade:
         memory: FilmMemory,
     ) -> Tensor:
         """Latents at the film's times, (1, c, t, h, w)."""
-        stage, steps = self.preset.stages.interpolator, film.quality.interpolation_steps
-        places = {moment(time): index for index, time in enumerate(times)}
-        wanted = [moment(time) for time in film.times]
-        if set(wanted) <= set(places):
-            return latents[:, :, [places[time] for time in wanted]]
-        if stage is None:
-            raise ValueError("a model without an interpolator makes no frames between its own")
-        passes = plan_passes(times, wanted, stage.config.infill)
-        bar = Bar(on_step, "interpolating", network_calls(passes, steps))
-        return interpolated(stage, latents, times, wanted, steps, film.seed, bar.step, memory)
+        stage, report = self.preset.stages.interpolator, ignore
+        if stage is not None and not {*map(moment, film.times)} <= {*map(moment, times)}:
+            passes = plan_passes(times, [*map(moment, film.times)], stage.config.infill)
+            total = network_calls(passes, film.quality.interpolation_steps)
+            report = Bar(on_step, "interpolating", total).step
+        return self._at(latents, times, film.times, film, report, memory)
 
     @torch.no_grad()
-    def _decoded(self, latents: Tensor, quality: Quality) -> Iterator[Tensor]:
-        """Frames (1, 3, n, H, W) of the base's size, some at a time."""
+    def _decoded(self, latents: Iterable[Tensor], quality: Quality) -> Iterator[Tensor]:
+        """Frames (1, 3, n, H, W) of the base's size, some at a time.
+
+        latents  (1, c, t, h, w), piece by piece
+        """
         autoencoder, decoder = self.preset.autoencoder, self.preset.stages.decoder
-        latents = latents.to(self._weight)
+        pieces = (piece.to(self._weight) for piece in latents)
         if decoder is not None and quality.temporal_decoder:
-            yield from (piece.float() for piece in decoder.pieces(autoencoder, latents))
+            yield from (piece.float() for piece in decoder.flow(autoencoder, pieces))
             return
-        for chunk in latents.split(DECODE_CHUNK, 2):
-            yield autoencoder.decode(chunk).float()
+        for piece in pieces:
+            for chunk in piece.split(DECODE_CHUNK, 2):
+                yield autoencoder.decode(chunk).float()
 
     @torch.no_grad()
     def _encoded(self, source: Frames, task: Task) -> Tensor:

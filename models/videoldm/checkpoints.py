@@ -34,6 +34,11 @@ class FilmMemory:
         """Steps of all runs together."""
         return sum(run.step for run in self._runs.values())
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those of all runs, finished or not."""
+        return tuple(self._runs)
+
     def find(self, address: str) -> SamplerState | None:
         """Where the run at this address stands; None if it has not begun."""
         return self._runs.get(address)

@@ -86,11 +86,19 @@ class VideoLDM:
 
         raises ValueError if the task is outside the card; whatever on_step raises
         """
-        check(task, self.card, self.preset.config.abilities)
-        pieces = self._pieces(task, on_step, memory)[0]
+        pieces = self.pieces(task, on_step, memory)
         return torch.cat(
-            [piece if isinstance(piece, Tensor) else self._encoded(piece) for piece in pieces], 2
+            [piece if isinstance(piece, Tensor) else self.encoded(piece) for piece in pieces], 2
         )
+
+    def pieces(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Iterator[Frames | Tensor]:
+        """The film as it is made: latents (1, c, t, h, w) of each clip, and the frames that an
+        extension begins from, as they are given.
+
+        raises ValueError if the task is outside the card; whatever on_step raises
+        """
+        check(task, self.card, self.preset.config.abilities)
+        return self._pieces(task, on_step, memory)[0]
 
     def _film(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Iterator[Frames]:
         pieces, reports = self._pieces(task, on_step, memory)
@@ -105,7 +113,7 @@ class VideoLDM:
     ) -> tuple[Iterator[Frames | Tensor], Reports]:
         """The film as it is made, latents and given frames, and what reports on it."""
         on_step(Step("encoding", 0, 1, 0, max(1, len(task.shots))))
-        source = self._source(task)
+        source = self.source(task)
         plan = plan_film(
             task,
             self.preset.config.unet.trained_frames,
@@ -116,7 +124,7 @@ class VideoLDM:
         pieces = self._leading_up if backwards else self._following
         return pieces(task, plan, source, reports), reports
 
-    def _source(self, task: Task) -> Frames:
+    def source(self, task: Task) -> Frames:
         """The clip that the task begins from, at the film's rate and size; else no frames."""
         if task.video is None:
             return np.empty((0, task.height, task.width, 3), np.uint8)
@@ -129,7 +137,7 @@ class VideoLDM:
         latents = None
         if task.task_type == "extend":
             yield source
-            latents = self._encoded(source[-MAX_CONTEXT:])
+            latents = self.encoded(source[-MAX_CONTEXT:])
         for index, segment in enumerate(plan):
             reports.begin(segment.shot, ends=index == len(plan) - 1)
             latents = self._clip(task, segment, latents, source, reports)
@@ -140,7 +148,7 @@ class VideoLDM:
     ) -> Iterator[Frames | Tensor]:
         """Segments from the source backwards; then their latents in film order, and the source."""
         clips = []
-        latents = self._encoded(source[:MAX_CONTEXT])
+        latents = self.encoded(source[:MAX_CONTEXT])
         for index, segment in enumerate(plan):
             reports.begin(segment.shot, ends=index == len(plan) - 1)
             latents = self._clip(task, segment, latents, source, reports)
@@ -218,7 +226,7 @@ class VideoLDM:
             last=encode_picture(self.preset, segment.last_frame, task),
         )
 
-    def _encoded(self, frames: Frames) -> Tensor:
+    def encoded(self, frames: Frames) -> Tensor:
         """Latents (1, c, t, h, w) of frames of the film's size."""
         return encode_pixels(self.preset, read_clip(frames, frames.shape[2], frames.shape[1]))
 

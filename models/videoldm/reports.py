@@ -2,12 +2,55 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from models.protocol import GenerationStage, OnStep, Step, Task
 from models.videoldm.checkpoints import FilmMemory
 from models.videoldm.samplers import OnStep as OnState
 from models.videoldm.samplers import SamplerState
 from models.videoldm.segments import Segment
+
+
+class Whole:
+    """The steps of a film's clips and the frames that stages make of them, told as one stage.
+
+    They take turns, and a film of several clips would fall back to denoising again and again.
+    """
+
+    def __init__(self, on_step: OnStep, task: Task, frames: int) -> None:
+        """frames  that the stages make"""
+        self._on_step, self._frames = on_step, frames
+        self._lengths = [shot.num_frames for shot in task.shots] or [frames]
+        self._base = Step("denoising", 0, 1)
+        self._made, self._begun = 0, 0  # frames in all, and when the shot began
+
+    def step(self, step: Step) -> None:
+        """The base stands there."""
+        if step.stage != "denoising":
+            self._on_step(step)
+            return
+        if step.shot != self._base.shot:
+            self._begun = self._made
+        self._base = step
+        self.tell()
+
+    def made(self, frames: int) -> None:
+        """So many more are ready."""
+        self._made += frames
+        self.tell()
+
+    def tell(self) -> None:
+        """Where the film stands; a moment at which it may be stopped."""
+        base = self._base
+        ready = min(1.0, (self._made - self._begun) / self._lengths[base.shot])
+        self._on_step(
+            replace(
+                base,
+                index=base.index + self._made,
+                total=base.total + self._frames,
+                shot_done=(base.shot_done + ready) / 2,
+            )
+        )
 
 
 class Reports:

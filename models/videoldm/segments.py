@@ -99,12 +99,18 @@ def _cut_up(whole: Segment, capacity: int, overlap: int) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def begins_take(task: Task, index: int) -> bool:
+    """Whether a shot of a story sees nothing of the one before it."""
+    shot = task.shots[index]
+    cut = index == 0 or shot.transition == "cut" or shot.first_frame is not None
+    return cut or task.context_frames == 0
+
+
 def _story(task: Task, capacity: int) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     for index, shot in enumerate(task.shots):
         whole = _shot(task, shot, index)
-        cut = index == 0 or shot.transition == "cut" or whole.first_frame is not None
-        begun = replace(whole, carried=0 if cut else task.context_frames)
+        begun = replace(whole, carried=0 if begins_take(task, index) else task.context_frames)
         segments += _cut_up(begun, capacity, task.context_frames)
     return tuple(segments)
 

@@ -7,7 +7,8 @@ in as those of the U-Net are, and begin as identities: untrained, this is the im
 The image decoder costs 0.35 GFLOP for a frame of 64x64 pixels, these layers 0.09 more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from einops import rearrange
@@ -75,11 +76,27 @@ class TemporalDecoder(nn.Module):
     @torch.no_grad()
     def pieces(self, autoencoder: Autoencoder, latents: Tensor) -> Iterator[Tensor]:
         """The same some frames at a time; chunks overlap by the radius, so nothing changes."""
-        for start in range(0, latents.shape[2], self.config.chunk):
-            begin = max(0, start - self.radius)
-            end = start + self.config.chunk
-            seen = self.forward(autoencoder, latents[:, :, begin : end + self.radius])
-            yield seen[:, :, start - begin : end - begin]
+        yield from self.flow(autoencoder, [latents])
+
+    @torch.no_grad()
+    def flow(self, autoencoder: Autoencoder, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same of latents that come piece by piece, (b, c, n, h, w) each, however they are cut.
+
+        Holds no more of them than a chunk and what it sees, beside the piece that came last.
+        """
+        held: Tensor | None = None
+        before, size = 0, self.config.chunk  # frames held that are decoded already
+        for piece in chain(pieces, (None,)):
+            if piece is not None:
+                held = piece if held is None else torch.cat([held, piece], 2)
+            enough = 1 if piece is None else size + self.radius
+            while held is not None and held.shape[2] - before >= enough:
+                seen = self.forward(autoencoder, held[:, :, : before + size + self.radius])
+                made = seen[:, :, before : before + size]
+                yield made
+                done = before + made.shape[2]
+                begin = max(0, done - self.radius)
+                held, before = held[:, :, begin:], done - begin
 
     @staticmethod
     def _through(images: nn.Sequential, times: nn.ModuleList, hidden: Tensor, b: int) -> Tensor:

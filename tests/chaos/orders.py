@@ -56,7 +56,7 @@ def draw_inputs(kind: str, rng: random.Random, sources: list[str]) -> Body:
         pictures = {"first_frame": draw_picture(rng), "last_frame": draw_picture(rng)}
         return BASE | {"num_frames": 8} | pictures
     if kind == "story":
-        return {"shots": [{"prompt": draw_prompt(rng), "seconds": 1} for _ in range(2)]}
+        return BASE | {"shots": [{"prompt": draw_prompt(rng), "seconds": 1} for _ in range(2)]}
     if kind == "extend":
         return {"num_frames": 8, "video": {"id": rng.choice(sources)}}
     if kind == "edit":

@@ -107,8 +107,10 @@ def test_key_frames_reach_past_the_films_end(cascade: Cascade) -> None:
     for fps in (6, 12, 24):
         for frames in range(fps, 4 * fps):
             times = key_times(cascade.rule, frames, fps)
-            end = (frames - 1) / fps
+            end = frames / fps
             assert times[-2] < end <= times[-1] + 1e-9
+            ending = key_times(cascade.rule, frames, fps, ends=True)
+            assert ending[-2] < end - 1 / fps <= ending[-1] + 1e-9
     assert len(key_times(cascade.rule, 2, 24, least=8)) == 8
 
 

@@ -1,5 +1,6 @@
 """Laws of the temporal decoder, on tiny random networks."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -64,3 +65,22 @@ def test_decoding_in_chunks_is_decoding_the_whole(autoencoder: Autoencoder, chun
     torch.testing.assert_close(
         torch.cat(pieces, 2), stage(autoencoder, latents(13)), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 13])
+def test_latents_that_come_in_pieces_are_decoded_alike(autoencoder: Autoencoder, cut: int) -> None:
+    stage = decoder()
+    whole = list(stage.pieces(autoencoder, latents(13)))
+    given: list[int] = []
+
+    def pieces() -> Iterator[Tensor]:
+        for piece in latents(13).split(cut, 2):
+            given.append(piece.shape[2])
+            yield piece
+
+    made = stage.flow(autoencoder, pieces())
+    first = next(made)
+    assert sum(given) < DECODER.chunk + stage.radius + cut  # no more is waited for
+    flowed = [first, *made]
+    assert [piece.shape for piece in flowed] == [piece.shape for piece in whole]
+    torch.testing.assert_close(torch.cat(flowed, 2), torch.cat(whole, 2), atol=1e-6, rtol=0)

@@ -26,6 +26,8 @@ from worker.jobs.settings import JobSettings
 
 PICTURE = data_url(picture((40, 40), (200, 40, 40)))
 STORY = {"shots": [{"prompt": "a cat", "seconds": 1}]}
+UPSCALED = {"video": "video_" + "0" * 32, "upscale_factor": 4}
+DENSER = {"video": "video_" + "0" * 32, "target_fps": 24}
 TWO = {"first_frame": PICTURE, "last_frame": PICTURE}
 
 
@@ -139,6 +141,52 @@ def test_steps_of_a_few_step_student_bind_only_what_it_draws(client):
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_inference_steps")
 
 
+def test_a_quality_is_told_only_where_it_changes_anything(client, store):
+    assert send(client, {"size": "32x32", "fps": 8}).json()["quality"] is None
+    assert send(client, {"size": "32x32", "fps": 24}).json()["quality"] == "standard"
+
+
+def test_a_shot_without_a_prompt_has_that_of_its_story(client, store):
+    video = send(client, {"shots": [{"seconds": 1}, {"prompt": "a dog", "seconds": 1}]}).json()
+    assert [shot["prompt"] for shot in video["shots"]] == ["a cat", "a dog"]
+    assert video["warnings"] == []
+    (warning,) = send(client, {"prompt": "a day", **STORY}).json()["warnings"]
+    assert "title" in warning
+    empty = client.post("/v1/videos", json={"shots": [{"seconds": 1}]})
+    assert empty.json()["error"]["param"] == "shots.0.prompt"
+
+
+def test_the_factors_listed_are_those_that_clips_are_upscaled_by(client):
+    listed = {one["id"]: one for one in client.get("/v1/videos/models").json()["data"]}["tiny"]
+    assert listed["inputs"]["upscale_factors"] == [4]
+
+
+def test_what_belongs_to_a_clip_has_its_size_and_rate_unless_others_are_asked_for(
+    client, store, tmp_path
+):
+    def made(rate, **wishes):
+        data = film(Path(tmp_path) / "clip.mp4", frames=2 * rate, fps=rate, size=(32, 32))
+        files = {"file": data.read_bytes()}
+        sent = client.post("/v1/files", data={"purpose": "user_data"}, files=files).json()
+        asked = {"video": {"file_id": sent["id"]}, "seconds": 1} | wishes
+        video = send(client, asked).json()
+        return video["size"], video["fps"], video["num_frames"], video["quality"]
+
+    assert made(8) == ("32x32", 8, 16 + 8, None)
+    assert made(8, fps=24) == ("32x32", 24, 48 + 24, "standard")
+    assert made(30) == ("32x32", 24, 48 + 24, "standard")
+    assert made(8, size="128x128", quality="draft") == ("128x128", 8, 16 + 8, "draft")
+
+
+def test_a_clip_of_a_length_that_cannot_be_edited_is_told_which_can(client, tmp_path):
+    data = film(Path(tmp_path) / "short.mp4", frames=5).read_bytes()
+    sent = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": data})
+    asked = {"video": {"file_id": sent.json()["id"]}, "task_type": "edit", "last_frame": PICTURE}
+    error = send(client, asked).json()["error"]
+    assert error["param"] == "video"
+    assert all(word in error["message"] for word in ("8 and 32", "8 fps", "5 frames"))
+
+
 def test_shortest_clips_are_listed_as_the_default_rate_allows_them(client, model):
     listed = {one["id"]: one for one in client.get("/v1/videos/models").json()["data"]}["tiny"]
     shortest = listed["num_frames"]["minimum"]
@@ -171,13 +219,46 @@ REFUSED = [
     ({"guidance_rescale": 1.5}, "guidance_rescale", ["1.5"]),
     ({"guidance_schedule": "wavy"}, "guidance_schedule", ["linear", "wavy"]),
     ({"guidance_schedule": "oscillating"}, "guidance_schedule", ["dpmpp_2m", "ddim"]),
+    ({"quality": "draft", "negative_prompt": "a dog"}, "negative_prompt", ["draft", "dog"]),
+    ({"quality": "draft", "sampler": "ddim"}, "sampler", ["draft", "ddim"]),
+    ({"quality": "draft", "guidance_rescale": 0.5}, "guidance_rescale", ["draft", "0.5"]),
+    ({"quality": "draft", "guidance_schedule": "linear"}, "guidance_schedule", ["linear"]),
+    ({"quality": "draft", "guidance_scale": 7}, "guidance_scale", ["1 and 6", "draft", "7"]),
+    ({"size": "32x32", "fps": 8, "quality": "draft"}, "quality", ["base", "draft"]),
+    ({"guidance_scale": 1, "negative_prompt": "a dog"}, "negative_prompt", ["1", "dog"]),
+    (UPSCALED | {"num_inference_steps": 9}, "num_inference_steps", ["upscale", "9"]),
+    (UPSCALED | {"guidance_scale": 2}, "guidance_scale", ["upscale", "2"]),
+    (DENSER | {"negative_prompt": "a dog"}, "negative_prompt", ["interpolate", "dog"]),
+    (DENSER | {"sampler": "ddim"}, "sampler", ["interpolate", "ddim"]),
+    (STORY | {"last_frame_strength": 0.5}, "last_frame_strength", ["no last_frame", "0.5"]),
+    (STORY | {"reference_strength": 0.5}, "reference_strength", ["no references", "0.5"]),
+    (
+        {"shots": ["a cat", {"transition": "continue", "first_frame": PICTURE}]},
+        "shots.1.transition",
+        ["continue", "first_frame"],
+    ),
+    (
+        {"prompt": "@bob runs", "reference_images": [{"image_url": PICTURE, "name": "al"}]},
+        "prompt",
+        ["al", "@bob"],
+    ),
+    (
+        {
+            "shots": [{"prompt": "@bob runs", "reference_images": ["al"]}],
+            "reference_images": [{"image_url": PICTURE, "name": "al"}],
+        },
+        "shots.0.prompt",
+        ["al", "@bob"],
+    ),
     (STORY | {"context_frames": 3}, "context_frames", ["2", "3"]),
     ({"context_frames": 1}, "context_frames", ["story", "text"]),
     (TWO | {"context_guidance": 5}, "context_guidance", ["4", "5"]),
     (TWO | {"reconstruction_weight": 101}, "reconstruction_weight", ["100", "101"]),
     (TWO | {"last_frame_is_sketch": True}, "last_frame_is_sketch", ["tiny"]),
-    (STORY | {"size": "128x128"}, "size", ["32x32, 64x64", "128x128"]),
-    (STORY | {"fps": 24}, "fps", ["8", "24"]),
+    (STORY | {"size": "64x64", "fps": 24}, "fps", ["8", "24"]),
+    (STORY | {"num_inference_steps": 9}, "num_inference_steps", ["standard", "2", "9"]),
+    (STORY | {"size": "32x32", "fps": 8, "quality": "draft"}, "quality", ["base", "draft"]),
+    ({"shots": [{"prompt": "a cat", "seconds": 0.9}]}, "shots.0.seconds", ["1", "24 fps", "0.9"]),
     ({"size": "64x64", "fps": 24}, "fps", ["8", "24"]),
     ({"size": "128x128", "fps": 8, "num_frames": 33}, "num_frames", ["32", "33"]),
     (
@@ -230,9 +311,9 @@ KINDS = {
     "text": {"seconds": 1},
     "first_last_frame": TWO | {"seconds": 1, "fps": 12},
     "reference": {"reference_images": [PICTURE], "seconds": 1, "fps": 6, "size": "32x32"},
-    "story": STORY,
-    "extend": {"seconds": 1},
-    "edit": {"last_frame": PICTURE, "task_type": "edit"},
+    "story": {"shots": ["a cat", {"prompt": "a dog", "seconds": 1.5, "transition": "cut"}]},
+    "extend": {"seconds": 1, "size": "128x128", "fps": 24},
+    "edit": {"last_frame": PICTURE, "task_type": "edit", "size": "128x128", "fps": 12},
     "interpolate": {"target_fps": 24},
     "upscale": {"upscale_factor": 4},
 }
@@ -247,8 +328,6 @@ def test_what_is_admitted_at_default_sizes_is_made(
         data = film(Path(tmp_path) / "clip.mp4", frames=8).read_bytes()
         sent = client.post("/v1/files", data={"purpose": "user_data"}, files={"file": data})
         body |= {"video": {"file_id": sent.json()["id"]}}
-    if kind in ("story", "extend", "edit"):
-        body |= {"num_inference_steps": 1}
     answer = send(client, body)
     assert answer.status_code == 200, answer.text
     request = store.get(answer.json()["id"]).request

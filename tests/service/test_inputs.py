@@ -444,7 +444,12 @@ BAD = [
         ["0.5"],
     ),
     ({"shots": [{"prompt": "a"}] * 5}, "invalid_value", "shots", ["5", "4"]),
-    ({"shots": [{"seconds": 1}]}, "missing_required_parameter", "shots.0.prompt", []),
+    (
+        {"prompt": " ", "shots": [{"seconds": 1}]},
+        "missing_required_parameter",
+        "shots.0.prompt",
+        [],
+    ),
     (
         {"shots": [{"prompt": "a", "seconds": 0.1}]},
         "invalid_value",

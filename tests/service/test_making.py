@@ -68,7 +68,7 @@ def call(api: Running, *arguments: str) -> Any:
 
 
 KINDS: dict[str, list[str]] = {
-    "text": ["a fox", "--seed", "5", "--steps", "3"],
+    "text": ["a fox", "--seed", "5", "--steps", "3", "--set", "guidance_rescale=0.5"],
     "image": ["--first-frame", "RED", "--first-frame-strength", "0.5"],
     "first_last_frame": [
         *("--first-frame", "RED", "--last-frame", "RED", "--last-frame-strength", "0.25")
@@ -102,7 +102,10 @@ def test_a_film_of_every_kind_is_ordered_and_fetched(
     assert video["id"] in answer.stderr
     assert client.get("/v1/files").json()["data"] == []  # nothing is left of what was sent along
     expected: dict[str, tuple[Any, Any]] = {
-        "text": ((request.seed, request.num_inference_steps), (5, 3)),
+        "text": (
+            (request.seed, request.num_inference_steps, request.guidance_rescale),
+            (5, 3, 0.5),
+        ),
         "image": ((request.first_frame is not None, request.first_frame_strength), (True, 0.5)),
         "first_last_frame": (request.last_frame_strength, 0.25),
         "reference": ([given.name for given in request.reference_images], ["fox", None]),
@@ -159,6 +162,9 @@ def test_a_failed_film_says_why(api: Running, hand: Any, client: Any, tmp_path: 
         (["--reference", "fox=nosuch.png"], ["--reference", "nosuch.png"]),
         (["--shot", '{"prompt": '], ["--shot", "JSON"]),
         (["a fox", "--quality", "best"], ["quality", "best"]),
+        (["a fox", "--set", "seed=5"], ["--set", "seed=5"]),
+        (["a fox", "--set", "mask"], ["--set", "FIELD=VALUE"]),
+        (["a fox", "--set", "guidance_rescale=2"], ["guidance_rescale", "1", "2"]),
         (["a fox", "--size", "65x65"], ["size", "64x64"]),
         (["a fox", "--reference", "RED", "--target-fps", "24"], ["target_fps", "interpolate"]),
         ([], ["prompt", "required"]),

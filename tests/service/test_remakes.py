@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -30,7 +31,9 @@ def able_api(valkey_server, able_card, tmp_path_factory) -> Iterator[Running]:
         data_dir=tmp_path_factory.mktemp("able"),
         default_model="able",
     )
-    with serve(settings, {"able": able_card}) as running:
+    inputs = replace(able_card.inputs, masks=True, max_keyframes=1)
+    masked = replace(able_card, id="masked", inputs=inputs)
+    with serve(settings, {"able": able_card, "masked": masked}) as running:
         yield running
 
 
@@ -177,6 +180,8 @@ def test_a_remix_keeps_clip_references_and_shots(client, store, job_settings, fi
         {"prompt": PROMPT, "video": {"id": film_id}, "seconds": 1},
         {"prompt": "@one runs", "reference_images": [{"image_url": FIRST, "name": "one"}]},
         {"shots": [{"prompt": "a", "first_frame": FIRST}, {"prompt": "b"}]},
+        {"model": "masked", "prompt": PROMPT, "video": {"id": film_id}, "mask": FIRST},
+        {"model": "masked", "prompt": PROMPT, "keyframes": [{"frame": 4, "image_url": FIRST}]},
     ]
     for body in bodies:
         source = made(client.post("/v1/videos", json=body))
@@ -190,6 +195,18 @@ def test_a_remix_keeps_clip_references_and_shots(client, store, job_settings, fi
         )
         client.delete(f"/v1/videos/{source['id']}")
         read_task(after, open_store(job_settings))
+
+
+def test_a_remixed_story_has_the_new_prompt_where_shots_had_the_old_one(client):
+    def remixed(*shots):
+        source = made(client.post("/v1/videos", json={"prompt": PROMPT, "shots": shots}))
+        remix = made(client.post(f"/v1/videos/{source['id']}/remix", json={"prompt": "anew"}))
+        return [shot["prompt"] for shot in remix["shots"]], remix["warnings"]
+
+    assert remixed({"seconds": 1}, {"prompt": "a dog"}) == (["anew", "a dog"], [])
+    prompts, (warning,) = remixed({"prompt": "a cat"}, {"prompt": "a dog"})
+    assert prompts == ["a cat", "a dog"]
+    assert "title" in warning
 
 
 def test_a_remix_of_inputs_that_are_gone_answers_410(client, store, redis, job_settings, hand):

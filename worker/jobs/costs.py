@@ -104,9 +104,10 @@ def reckon_memory(shape: Shape, curve: CostCurve, samples: Samples) -> float | N
         if sample.shape == shape and sample.jobs:
             return sample.peak_mb
     if measured and slope:
-        rises = (s.peak_mb + slope * (shape.volume - s.shape.volume) for s in measured)
+        held = curve.held(shape.volume)
+        rises = (s.peak_mb + slope * (held - curve.held(s.shape.volume)) for s in measured)
         return max(0.0, min(rises))
-    return curve.memory_mb + slope * shape.volume if slope else None
+    return curve.peak_mb(shape.volume) if slope else None
 
 
 def fitting(
@@ -123,7 +124,7 @@ def fitting(
     """
     shape = shape_of(request)
     peak_mb = reckon_memory(shape, curve, samples)
-    each_mb = curve.memory_mb_per_volume * shape.volume
+    each_mb = curve.memory_mb_per_volume * curve.held(shape.volume)
     if memory_mb is None or peak_mb is None or each_mb <= 0:
         return 1
     total_s = estimate(request, curve, samples).total_s

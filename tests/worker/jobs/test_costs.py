@@ -137,6 +137,18 @@ def test_memory_beyond_what_was_seen_rises_by_the_declared_slope():
     assert found.peak_mb == pytest.approx(700 + 1000 * 30 * 64 * 64 / 1e6)
 
 
+def test_what_is_made_piece_by_piece_takes_no_more_memory_than_its_largest_piece():
+    pieces = replace(CURVE, memory_volume=0.1)
+    assert estimate(request(frames=8), pieces, ()).peak_mb == pytest.approx(
+        500 + 1000 * 8 * 64 * 64 / 1e6
+    )
+    small = measured(request(frames=10), peak_mb=700)
+    for frames in (1000, 4096):
+        assert estimate(request(frames=frames), pieces, ()).peak_mb == pytest.approx(600)
+        found = estimate(request(frames=frames), pieces, (small,))
+        assert found.peak_mb == pytest.approx(700 + 1000 * (0.1 - 10 * 64 * 64 / 1e6))
+
+
 def test_without_slope_or_measurement_nobody_knows_the_memory():
     assert estimate(request(), CostCurve(), ()).peak_mb is None
 
