@@ -35,8 +35,8 @@ from models.openweights.regions import Compiler
 from models.openweights.tiers import FAST, Means
 from models.openweights.wan import WAN
 from models.protocol import OnStep, Step
-from tests.models.wilds import build, wan, words
-from tests.openbench import ROOT, Scale, denoiser_of, plain, task_of, versions, write_report
+from tests.models.wilds import build, denoiser_of, wan, words
+from tests.openbench import ROOT, Scale, plain, task_of, versions, write_report
 
 REPORT = ROOT / "reports" / "gpu.json"
 NO_GPU = 2  # exit status

@@ -37,7 +37,7 @@ from models.openweights.pipeline import OpenModel, to_frames
 from models.openweights.replay import wrapped
 from models.openweights.tiers import FAST
 from models.protocol import Frames, Maker, ResumableModel, Step, Task, VideoModel
-from tests.models.wilds import WILDS, build, save, wan
+from tests.models.wilds import WILDS, Shape, build, denoiser_of, save, wan
 from tests.pupil import LONG, Lessons, pictures, taught
 from worker.memory import resident_mb
 from worker.rack import Rack
@@ -60,13 +60,9 @@ Seconds = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Shape):
     """How large the network is that is timed, and the film."""
 
-    layers: int
-    heads: int
-    head_width: int
-    ffn: int
     size: str
     frames: int
     steps: int
@@ -359,26 +355,6 @@ def wan_of(scale: Scale, folder: Path) -> Path:
     parts["transformer"] = denoiser_of(scale, parts["text_encoder"].config.d_model)
     save(diffusers.WanPipeline(**parts), folder)
     return folder
-
-
-def denoiser_of(scale: Scale, text_dim: int) -> Any:
-    """A network of Wan's kind with random weights, in the default type and on the default device.
-
-    text_dim  numbers of a token of the text encoder
-    """
-    import diffusers
-
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=scale.heads,
-        attention_head_dim=scale.head_width,
-        in_channels=16,
-        out_channels=16,
-        text_dim=text_dim,
-        freq_dim=256,
-        ffn_dim=scale.ffn,
-        num_layers=scale.layers,
-    ).eval()
 
 
 def load(

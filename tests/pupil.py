@@ -29,7 +29,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from tests.models.wilds import WIDE, save, wan
+from tests.models.wilds import Shape, denoiser_of, save, wan
 
 COLOURS = {"red": (1.0, -0.8, -0.8), "blue": (-0.8, -0.8, 1.0), "green": (-0.6, 0.8, -0.6)}
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
@@ -44,13 +44,9 @@ SLOW, SLOWLY = ("time_embedder", "time_proj"), 0.1  # what reads times, and at w
 
 
 @dataclass(frozen=True)
-class Lessons:
+class Lessons(Shape):
     """How large the pupil is, and how long it is taught."""
 
-    layers: int
-    heads: int
-    head_width: int
-    ffn: int
     side: int  # of its films, pixels
     frames: int
     clips: int
@@ -163,19 +159,7 @@ def taught_denoiser(
     latents  (n, 16, t, h, w) of spread 1 or less
     words    (n + 1, l, d)    the last of no words
     """
-    import diffusers
-
-    network = diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=lessons.heads,
-        attention_head_dim=lessons.head_width,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDE,
-        freq_dim=256,
-        ffn_dim=lessons.ffn,
-        num_layers=lessons.layers,
-    )
+    network = denoiser_of(lessons)
     begin(network)
     draw = torch.Generator().manual_seed(0)
     losses: list[float] = []

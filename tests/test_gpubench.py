@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.gpubench import NO_GPU, SHAPES, TEXT, WORDS, Clock, main, parameters, pass_flops, tokens
-from tests.openbench import Scale, denoiser_of
+from tests.models.wilds import denoiser_of
+from tests.openbench import Scale
 
 # Wan's parameters, of the network alone: 1.3B and 14B in the models' names.
 BILLIONS = {"wan-1.3b": 1.42, "wan-14b": 14.29}

@@ -6,6 +6,7 @@ Random weights: what is proved on them is the way in and out, not what the films
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,33 @@ def wan_denoiser(channels: int, **more: Any) -> Any:
         "rope_max_seq_len": 64,
     }
     return diffusers.WanTransformer3DModel(**settings | more).eval()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a network of Wan's is."""
+
+    layers: int
+    heads: int
+    head_width: int
+    ffn: int
+
+
+def denoiser_of(shape: Shape, text_dim: int = WIDE) -> Any:
+    """A network of Wan's of a shape, in the default type and on the default device.
+
+    text_dim  numbers of a token of the text encoder
+    """
+    return wan_denoiser(
+        16,
+        num_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        attention_head_dim=shape.head_width,
+        ffn_dim=shape.ffn,
+        text_dim=text_dim,
+        freq_dim=256,
+        rope_max_seq_len=1024,
+    )
 
 
 def wan21() -> Any:
