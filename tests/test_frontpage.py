@@ -109,9 +109,8 @@ def test_figures_of_the_model_are_its_cards_and_its_reports() -> None:
         f"{rule.min_seconds:g} to {rule.max_seconds:g} seconds at {card.fps[0]} frames a second"
     )
     assert f"films of {size} pixels, {lengths}" in text
-    base = card.for_kind("story")
-    size = base.sizes[0].replace("x", "\N{MULTIPLICATION SIGN}")
-    assert f"at {size} pixels and {base.fps[0]} frames a second" in text
+    (rate,) = set(card.fps) - set(rule.fps)
+    assert f"`size: {rule.base_size}` with `fps: {rate}` is what the base makes alone" in text
 
 
 def test_an_unlucky_job_runs_as_often_as_is_said() -> None:

@@ -77,11 +77,12 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
 
 
 def write_adapter(adapter: Adapter, path: Path) -> None:
-    """Write an adapter as float16 safetensors."""
+    """Write an adapter as float16 safetensors, in a folder that is made if it is missing."""
     tensors = {}
     for name, (down, up) in adapter.layers.items():
         tensors[name + _DOWN], tensors[name + _UP] = down.half(), up.half()
     meta = {"word": adapter.word, "kind": adapter.kind, "base_sha256": adapter.base_sha256}
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, path, meta)
 
 

@@ -99,7 +99,6 @@ def test_a_request_picks_its_subject_and_leaves_no_trace(tmp_path: Path) -> None
 
 def test_half_precision_serves_the_same_adapters(tmp_path: Path) -> None:
     folder = build_preset(tmp_path / "tiny")
-    (folder / "adapters").mkdir()
     write_adapter(adapter(load_preset(folder).unet), folder / "adapters" / "rex.safetensors")
     assert set(load_preset(folder, dtype=torch.bfloat16).adapters) == {"rex"}
 
