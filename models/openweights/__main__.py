@@ -173,13 +173,7 @@ def add(
     terms = read_licence(checkpoint)
     created = int((checkpoint.folder / INDEX).stat().st_mtime)
     card = card_fields(name, family, checkpoint, licence or terms.text, created)
-    note = {
-        "folder": str(checkpoint.folder),
-        "stamp": stamp(checkpoint),
-        "sha256": digest(checkpoint),
-        "gguf": {part: str(file) for part, file in packed.items()},
-        "licence": terms.note(int(time.time())),
-    } | ({"hub": hub, "revision": checkpoint.folder.name} if hub else {})
+    note = note_of(checkpoint, packed, terms, hub)
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".") as draft:
         folder = Path(draft) / name
@@ -187,6 +181,20 @@ def add(
         write_model(folder, card, note, family, loras, turbo)
         folder.rename(models_dir / name)  # unlike a move, never into a folder that is there
     return summary(name, family, checkpoint, card["licence"], terms)
+
+
+def note_of(
+    checkpoint: Checkpoint, packed: Mapping[str, Path], terms: Terms, hub: str | None
+) -> dict[str, Any]:
+    """Where the weights of a card are, and what they were when it was written. Reads them all."""
+    found = {"hub": hub, "revision": checkpoint.folder.name} if hub else {}
+    return found | {
+        "folder": str(checkpoint.folder),
+        "stamp": stamp(checkpoint),
+        "sha256": digest(checkpoint),
+        "gguf": {part: str(file) for part, file in packed.items()},
+        "licence": terms.note(int(time.time())),
+    }
 
 
 def write_model(

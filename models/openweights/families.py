@@ -211,6 +211,13 @@ LTX = Family(
     needs=TEXT_PARTS,
     max_prompt_chars=8 * 256,
 )
+LTX_WORDS = replace(
+    LTX,
+    adapter="ltx_words",
+    tasks=frozenset({"text"}),
+    keyframes=0,
+    max_prompt_chars=8 * 128,
+)
 COGVIDEOX = Family(
     adapter="cogvideox",
     title="CogVideoX",
@@ -344,7 +351,7 @@ FAMILIES: dict[str, tuple[Family, Fit]] = {
     "WanPipeline": (WAN, fit_wan),
     "WanImageToVideoPipeline": (WAN, fit_wan_images),
     "LTXConditionPipeline": (LTX, as_it_is),
-    "LTXPipeline": (replace(LTX, tasks=frozenset({"text"}), keyframes=0), as_it_is),
+    "LTXPipeline": (LTX_WORDS, as_it_is),
     "LTX2ConditionPipeline": (LTX2, as_it_is),
     "LTX2ImageToVideoPipeline": (LTX2, as_it_is),
     "LTX2Pipeline": (LTX2, as_it_is),

@@ -24,6 +24,7 @@ from models.openweights.pipeline import OpenModel
 from models.openweights.tiers import FAST
 from models.protocol import Frames, Step, Task
 
+MEASURED = ("text", "image", "first_last_frame")  # kinds of film that are made, the first it can
 WINDOW = 7  # pixels, of one comparison
 PROMPT = "a red fox walks to the left over green grass, the camera follows it"
 
@@ -53,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(model: OpenModel, prompt: str = PROMPT) -> dict[str, Fidelity]:
     """The fidelity of every tier but the exact one, by name. Where a model makes no films of words,
-    they are of a picture.
+    they are of a picture, or of two.
 
-    raises ValueError for a model that has no tiers, or makes neither
+    raises ValueError for a model that has no tiers, or makes none of these
     """
     plain = task_of(model, prompt)
     others = [tier for tier in model.card.qualities if not tier.exact]
@@ -97,10 +98,11 @@ def write(found: dict[str, Fidelity], card: Path) -> None:
 def task_of(model: OpenModel, prompt: str) -> Task:
     """The card's default film. raises ValueError"""
     card = model.card
-    kind = next((kind for kind in ("text", "image") if kind in card.tasks), None)
+    kind = next((kind for kind in MEASURED if kind in card.tasks), None)
     if kind is None:
-        raise ValueError(f"{card.id}: makes films neither of words nor of a picture")
+        raise ValueError(f"{card.id}: makes none of {', '.join(MEASURED)}")
     width, height = map(int, card.sizes[0].split("x"))
+    frame = shade(width, height)
     return Task(
         task_type=kind,
         prompt=prompt if card.max_prompt_chars else "",
@@ -113,7 +115,8 @@ def task_of(model: OpenModel, prompt: str) -> Task:
         num_inference_steps=int(card.steps.default),
         guidance_scale=card.guidance.default,
         sampler=card.samplers[0],
-        first_frame=shade(width, height) if kind == "image" else None,
+        first_frame=None if kind == "text" else frame,
+        last_frame=frame[::-1] if kind == "first_last_frame" else None,
     )
 
 

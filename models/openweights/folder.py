@@ -146,23 +146,25 @@ def check_weights(folder: Path) -> list[Path]:
         index = folder / f"{stem}.safetensors.index.json"
         single = folder / f"{stem}.safetensors"
         if index.is_file():
-            paths = shards(index)
-        elif single.is_file():
-            paths = [single]
-        else:
-            continue
-        for path in paths:
-            read_header(path)
-        return paths
+            return check_shards(index)
+        if single.is_file():
+            read_header(single)
+            return [single]
     raise FolderError(f"{folder}: has no weights: {' or '.join(WEIGHTS)}.safetensors")
 
 
-def shards(index: Path) -> list[Path]:
-    """The weight files that an index names. raises FolderError if it names none"""
+def check_shards(index: Path) -> list[Path]:
+    """The weight files that an index names, each with the weights it is said to hold. raises
+    FolderError"""
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise FolderError(f"{index}: names no weight files")
-    return sorted({index.parent / str(name) for name in named.values()})
+    files = {str(name): index.parent / str(name) for name in named.values()}
+    headers = {name: read_header(path)[0] for name, path in files.items()}
+    for weight, name in named.items():
+        if weight not in headers[str(name)]:
+            raise FolderError(f"{files[str(name)]}: lacks {weight}, which its index names")
+    return sorted(files.values())
 
 
 def own_gguf(folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from models.openweights.folder import Checkpoint, FolderError, digest, read_chec
 from models.openweights.framepack import FRAMEPACK, HUNYUAN1
 from models.openweights.hunyuan import HUNYUAN
 from models.openweights.lora import attach
-from models.openweights.ltx import LTX
+from models.openweights.ltx import LTX, LTX_WORDS
 from models.openweights.ltx2 import LTX2
 from models.openweights.memory import FLOAT8, INT8, Place, denoisers_of, settle
 from models.openweights.pipeline import OpenModel
@@ -35,6 +35,7 @@ from models.openweights.wan import WAN
 ADAPTERS: dict[str, Adapter] = {
     "wan": WAN,
     "ltx": LTX,
+    "ltx_words": LTX_WORDS,
     "ltx2": LTX2,
     "cogvideox": COGVIDEOX,
     "hunyuan": HUNYUAN,

@@ -3,6 +3,7 @@
 What the pipeline calls strength is how hard a picture binds, not for how many steps.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -41,6 +42,8 @@ def begun(frames: list[Image.Image]) -> Any:
     return LTXVideoCondition(video=frames, frame_index=0)
 
 
+WORDS_TOKENS = 128  # of a prompt, as the first edition's pipeline, for words alone, reads them
+
 LTX = Adapter(
     arguments,
     tokens=256,
@@ -54,3 +57,4 @@ LTX = Adapter(
         "video_coords",
     ),
 )
+LTX_WORDS = replace(LTX, tokens=WORDS_TOKENS)

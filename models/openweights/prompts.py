@@ -35,24 +35,21 @@ class PromptCache:
         return sum(map(size_of, self._entries.values()))
 
     @contextmanager
-    def over(self, pipe: Any, tag: str = "") -> Iterator[None]:
-        """Answer a pipeline's encoding of prompts while this is entered.
-
-        tag  of whatever else changes its encoders
-        """
+    def over(self, pipe: Any) -> Iterator[None]:
+        """Answer a pipeline's encoding of prompts while this is entered."""
         if not hasattr(pipe, "encode_prompt"):
             yield
             return
-        with wrapped(pipe, "encode_prompt", lambda real: self._cached(real, tag)):
+        with wrapped(pipe, "encode_prompt", self._cached):
             yield
 
-    def _cached(self, real: Callable[..., Any], tag: str) -> Callable[..., Any]:
+    def _cached(self, real: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(real)
 
         def encode_prompt(*given: Any, **named: Any) -> Any:
             bound = signature.bind(*given, **named)
             bound.apply_defaults()
-            key = key_of(bound.arguments, tag)
+            key = key_of(bound.arguments)
             if key is None:
                 return real(*given, **named)
             place = torch.device(bound.arguments.get(PLACE) or "cpu")
@@ -73,12 +70,12 @@ class PromptCache:
             self._entries.popitem(last=False)
 
 
-def key_of(arguments: dict[str, Any], tag: str) -> Hashable | None:
+def key_of(arguments: dict[str, Any]) -> Hashable | None:
     """What decides an answer; None if a tensor or a picture is among it."""
     rest = {name: value for name, value in arguments.items() if name != PLACE}
     if not all(map(is_plain, rest.values())):
         return None
-    return (tag, *((name, repr(value)) for name, value in sorted(rest.items())))
+    return tuple((name, repr(value)) for name, value in sorted(rest.items()))
 
 
 def is_plain(value: object) -> bool:

@@ -83,6 +83,18 @@ def test_a_film_that_is_the_exact_one_is_told_as_that(
     assert found["turbo"].ssim < 1
 
 
+def test_a_model_that_wants_two_pictures_is_measured_on_a_film_between_them(
+    tmp_path: Path,
+) -> None:
+    weights = build("wan-2.1-flf2v", tmp_path / "weights")
+    wishes = Wishes(("32x32",), FRAMES, 2, 3.0, None)
+    add("wild", weights, tmp_path / "models", wishes, None)
+    loaded = load_model("wild", tmp_path / "models" / "wild", "cpu")
+    assert isinstance(loaded, OpenModel)
+    assert task_of(loaded, "a red fox").task_type == "first_last_frame"
+    assert list(measure(loaded, "a red fox")) == ["fast"]
+
+
 def test_a_model_of_one_quality_is_not_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

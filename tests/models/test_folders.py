@@ -172,6 +172,13 @@ def damage(folder: Path, fault: str) -> str:
     if fault == "all shards":
         (folder / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
         return "vae.*names no weight files"
+    if fault == "a weight":
+        vae = folder / "vae"
+        (vae / "diffusion_pytorch_model.safetensors").rename(vae / "one.safetensors")
+        shards = {"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}
+        index_file = vae / "diffusion_pytorch_model.safetensors.index.json"
+        index_file.write_text(json.dumps(shards))
+        return r"one\.safetensors: lacks b,"
     if fault == "words":
         (folder / "tokenizer" / "tokenizer.json").unlink()
         return "tokenizer: has no vocabulary"
@@ -184,7 +191,16 @@ def damage(folder: Path, fault: str) -> str:
     return "model_index.json"
 
 
-FAULTS = ("truncated", "pickled", "a part", "an entry", "a shard", "all shards", "words")
+FAULTS = (
+    "truncated",
+    "pickled",
+    "a part",
+    "an entry",
+    "a shard",
+    "all shards",
+    "a weight",
+    "words",
+)
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "foreign code", "index"])

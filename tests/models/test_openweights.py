@@ -213,6 +213,16 @@ def test_a_seed_makes_one_film_and_another_seed_another(wild: Wild) -> None:
     assert wild.change(kind, seed=8) > 0
 
 
+def test_in_half_precision_as_on_gpus_every_kind_makes_nearly_the_same_film(wild: Wild) -> None:
+    name = wild.model.card.id
+    half = load_model(name, wild.models_dir / name, "cpu", "bfloat16")
+    assert isinstance(half, OpenModel)
+    for kind in wild.kinds:
+        if kind not in LONG:
+            film = half.draw(wild.task(kind), ignore)
+            assert np.abs(film - wild.plain(kind)).mean() < 0.2, kind
+
+
 def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
     for kind in wild.kinds:
         before, told = wild.film(kind), list[Step]()

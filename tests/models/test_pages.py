@@ -7,12 +7,30 @@ from pathlib import Path
 
 import diffusers
 import pytest
+import typer
 
 from models.catalog import read_card
 from models.openweights.__main__ import main
+from service.cli import app
 from tests.models import wilds
 
 DOCS = Path(__file__).parents[2] / "docs" / "models"
+
+
+ORDERS = [
+    pytest.param(order, id=f"{page.stem}: {order}")
+    for page in sorted(DOCS.glob("*.md"))
+    for order in re.findall(r"^\$ praxino (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_command_on_a_page_is_one_of_ours(order: str) -> None:
+    words, command = shlex.split(order), typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+    assert command.name in ("add", "up", "generate")
+    command.make_context("praxino", words)  # fails for options that there are not
 
 
 def published_framepack(folder: Path) -> None:

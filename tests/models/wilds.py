@@ -188,10 +188,9 @@ def wan22_image() -> Any:
     )
 
 
-def ltx() -> Any:
-    return diffusers.LTXConditionPipeline(
-        **words(),
-        vae=diffusers.AutoencoderKLLTXVideo(
+def ltx_parts() -> Parts:
+    return words() | {
+        "vae": diffusers.AutoencoderKLLTXVideo(
             latent_channels=8,
             block_out_channels=(8, 8, 8, 8),
             decoder_block_out_channels=(8, 8, 8, 8),
@@ -202,8 +201,8 @@ def ltx() -> Any:
             timestep_conditioning=True,
             decoder_causal=False,
         ),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
-        transformer=diffusers.LTXVideoTransformer3DModel(
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(),
+        "transformer": diffusers.LTXVideoTransformer3DModel(
             in_channels=8,
             out_channels=8,
             num_attention_heads=4,
@@ -212,7 +211,15 @@ def ltx() -> Any:
             num_layers=2,
             caption_channels=WIDE,
         ),
-    )
+    }
+
+
+def ltx() -> Any:
+    return diffusers.LTXConditionPipeline(**ltx_parts())
+
+
+def ltx_text() -> Any:
+    return diffusers.LTXPipeline(**ltx_parts())
 
 
 def cogvideox_parts(channels: int) -> Parts:
@@ -678,6 +685,7 @@ WILDS: dict[str, Callable[[], Any]] = {
     "wan-2.1-flf2v": wan21_frames,
     "wan-2.2-i2v": wan22_image,
     "ltx": ltx,
+    "ltx-t2v": ltx_text,
     "cogvideox": cogvideox,
     "cogvideox-i2v": cogvideox_image,
     "wan-vace": vace,
