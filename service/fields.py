@@ -41,7 +41,12 @@ SECONDS = Field(
     "Length of the film; snaps to the model's nearest frame count.",
     ("duration",),
 )
-SIZE = Field("size", Size(), "Pixels as WxH; one of the model's sizes.")
+SIZE = Field(
+    "size",
+    Size(),
+    "Pixels as WxH; one of the model's sizes. An extension or edit has that nearest to its "
+    "clip's if absent.",
+)
 WIDTH = Field("width", Integer(1, 99_999), "With `height`, the same as `size`.")
 HEIGHT = Field("height", Integer(1, 99_999), "With `width`, the same as `size`.")
 RESOLUTION = Field("resolution", Resolution(), "Shorter side, as 480p; picks one of the sizes.")
@@ -57,7 +62,12 @@ GUIDANCE = Field(
     "How strongly the prompt pulls; 1 is unguided; range per model.",
     ("cfg_scale",),
 )
-FPS = Field("fps", Integer(1, 1000), "Frames per second; one of the model's rates.")
+FPS = Field(
+    "fps",
+    Integer(1, 1000),
+    "Frames per second; one of the model's rates. An extension or edit has that nearest to its "
+    "clip's if absent.",
+)
 NUM_FRAMES = Field("num_frames", Integer(1, 1_000_000), "Exact frame count; must be legal.")
 SAMPLER = Field("sampler", Choice(SAMPLERS), "Sampler; one of the model's.")
 QUALITY = Field(
@@ -245,7 +255,7 @@ TARGET_FPS = Field(
     FILM_KINDS | {"interpolate"},
 )
 INTERPOLATION_FACTOR = Field(
-    "frame_interpolation_factor", Integer(2, 4), "2 or 4.", (), FILM_KINDS | {"interpolate"}
+    "frame_interpolation_factor", Integer(2, 4), "2 to 4.", (), FILM_KINDS | {"interpolate"}
 )
 INTERPOLATION_EXP = Field(
     "frame_interpolation_exp",

@@ -78,8 +78,9 @@ def read_shot(
         raise refuse(param, "an object with a prompt", item)
     check_members(said, MEMBERS, param)
     seed, transition = said.get("seed"), said.get("transition")
-    begun = said.get("first_frame") is not None
-    if begun and transition == "continue" and param != FIRST:
+    begun = said.get("first_frame") is not None and param != FIRST
+    usual = "cut" if begun else "continue"
+    if begun and transition == "continue":
         raise IncompatibleInputs(
             f"{param}.transition: a shot that continues has no first_frame of its own; "
             "got continue and one",
@@ -95,7 +96,8 @@ def read_shot(
         last_frame=read_image(said.get("last_frame"), f"{param}.last_frame"),
         references=read_shot_references(said, param, named, card),
         transition=cast(
-            Transition, TRANSITIONS.read(transition or "continue", f"{param}.transition")
+            Transition,
+            TRANSITIONS.read(usual if transition is None else transition, f"{param}.transition"),
         ),
     )
 

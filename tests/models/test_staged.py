@@ -80,8 +80,8 @@ def test_what_the_base_makes_alone_it_makes_alone(model: StagedLDM) -> None:
 
 @pytest.mark.parametrize("fps", [12, 6])
 def test_a_film_of_a_lower_rate_is_some_of_its_frames(model: StagedLDM, fps: int) -> None:
-    dense = model.generate(SMALL, silent)
-    sparse = model.generate(replace(SMALL, fps=fps, num_frames=fps), silent)
+    dense = model.generate(replace(SMALL, num_frames=48), silent)
+    sparse = model.generate(replace(SMALL, fps=fps, num_frames=2 * fps), silent)
     assert np.array_equal(dense[:: 24 // fps], sparse)
 
 
@@ -132,6 +132,7 @@ def test_a_story_is_large_and_dense_and_told_shot_by_shot(model: StagedLDM) -> N
     task = story(SHOT, replace(SHOT, seed=2), replace(SHOT, num_frames=24, transition="cut"))
     assert model.generate(task, told.append).shape == (96, 128, 128, 3)
     assert {step.stage for step in told} == {"encoding", "denoising"}
+    assert told[0] == Step("encoding", 0, 1, 0, 3)
     places = [(step.index, step.shot) for step in told]
     assert places == sorted(places)
     assert (told[-1].index, told[-1].shot, told[-1].shots) == (told[-1].total, 2, 3)
@@ -174,6 +175,14 @@ def test_a_long_story_is_handed_over_while_it_is_made(model: StagedLDM) -> None:
     assert made == 288
     assert max(waiting) < 2 * 72
     assert {name.split("/")[0] for name in memory.addresses} == {"base"}
+
+
+def test_the_card_reckons_with_no_more_memory_than_the_longest_clip_takes(
+    model: StagedLDM,
+) -> None:
+    cost = model.card.cost
+    longest, story = (128 * 128 * frames / 1e6 for frames in (96, 4096))
+    assert cost.peak_mb(longest / 2) < cost.peak_mb(longest) == cost.peak_mb(story)
 
 
 def test_a_stopped_story_goes_on_from_its_keys(model: StagedLDM) -> None:
@@ -219,6 +228,24 @@ def test_an_extension_sees_the_clip_where_its_keys_fall(model: StagedLDM) -> Non
     assert [added(frame) for frame in (3, 4, 7, 8)] == [False, True, False, True]
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_an_extension_joins_the_frame_next_to_it_whatever_the_base_sees(
+    model: StagedLDM, before: bool
+) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    shape = {"width": 32, "height": 32, "num_frames": 9 + 24, "context_frames": 0}
+    task = replace(STORY, task_type="extend", video=clip, video_fps=24.0, **shape)
+    task = replace(task, extend_before=before)
+
+    def added(changed: int) -> bool:
+        other = clip.copy()
+        other[changed] = 0
+        films = (model.generate(replace(task, video=video), silent) for video in (clip, other))
+        return not np.array_equal(*(film[:24] if before else film[9:] for film in films))
+
+    assert [added(frame) for frame in (0, 4, 8)] == [before, False, not before]
+
+
 def test_an_edit_is_as_large_and_dense_as_its_clip(model: StagedLDM) -> None:
     clip = np.random.default_rng(0).integers(0, 256, (30, 128, 128, 3), np.uint8)
     edit = replace(STORY, task_type="edit", video=clip, video_fps=24.0, num_frames=30)
@@ -228,3 +255,7 @@ def test_an_edit_is_as_large_and_dense_as_its_clip(model: StagedLDM) -> None:
     middle[10:20] = 0  # which an edit never looks at
     again = model.generate(replace(edit, first_frame=clip[5], video=middle), silent)
     assert np.array_equal(film, again)
+    ending = clip.copy()
+    ending[-1] = 0
+    other = model.generate(replace(edit, first_frame=clip[5], video=ending), silent)
+    assert not np.array_equal(film, other)

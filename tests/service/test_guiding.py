@@ -156,6 +156,14 @@ def test_a_shot_without_a_prompt_has_that_of_its_story(client, store):
     assert empty.json()["error"]["param"] == "shots.0.prompt"
 
 
+def test_a_shot_with_a_first_frame_is_a_cut_unless_it_is_the_first(client, store):
+    begun = {"prompt": "a dog", "first_frame": PICTURE}
+    first = begun | {"transition": "continue"}
+    video = send(client, {"shots": [first, begun, "a cow", begun | {"transition": "cut"}]}).json()
+    told = [shot["transition"] for shot in video["shots"]]
+    assert told == ["continue", "cut", "continue", "cut"]
+
+
 def test_the_factors_listed_are_those_that_clips_are_upscaled_by(client):
     listed = {one["id"]: one for one in client.get("/v1/videos/models").json()["data"]}["tiny"]
     assert listed["inputs"]["upscale_factors"] == [4]
@@ -169,13 +177,17 @@ def test_what_belongs_to_a_clip_has_its_size_and_rate_unless_others_are_asked_fo
         files = {"file": data.read_bytes()}
         sent = client.post("/v1/files", data={"purpose": "user_data"}, files=files).json()
         asked = {"video": {"file_id": sent["id"]}, "seconds": 1} | wishes
-        video = send(client, asked).json()
+        answer = send(client, asked)
+        video = answer.json()
+        if answer.status_code == 400:
+            return video["error"]["param"]
         return video["size"], video["fps"], video["num_frames"], video["quality"]
 
     assert made(8) == ("32x32", 8, 16 + 8, None)
     assert made(8, fps=24) == ("32x32", 24, 48 + 24, "standard")
     assert made(30) == ("32x32", 24, 48 + 24, "standard")
     assert made(8, size="128x128", quality="draft") == ("128x128", 8, 16 + 8, "draft")
+    assert made(8, quality="draft") == "quality"  # the base alone makes it
 
 
 def test_a_clip_of_a_length_that_cannot_be_edited_is_told_which_can(client, tmp_path):
