@@ -88,7 +88,7 @@ def estimate(request: VideoRequest, curve: CostCurve, samples: Iterable[Sample])
     near = min(known, key=lambda sample: distance(shape, sample))
     return Estimate(
         near.lead_s,
-        near.step_s * ratio(step_curve(shape, curve), step_curve(near.shape, curve)),
+        near.step_s * step_ratio(shape, near.shape, curve),
         near.tail_s * ratio(curve.after_s(shape.volume), curve.after_s(near.shape.volume)),
         steps,
         peak_mb,
@@ -131,6 +131,15 @@ def fitting(
     by_memory = 1 + (memory_mb - peak_mb) // each_mb
     by_time = timeout_s // total_s if total_s > 0 else by_memory
     return max(1, int(min(by_memory, by_time)))
+
+
+def step_ratio(shape: Shape, known: Shape, curve: CostCurve) -> float:
+    """What a step of one shape costs by one of another. A story is made clip by clip, and each clip
+    has all steps; of other films the network sees no more than the curve says."""
+    told = (shape.task_type, shape.width, shape.height)
+    if told == ("story", known.width, known.height) and known.task_type == "story":
+        return ratio(shape.volume, known.volume)
+    return ratio(step_curve(shape, curve), step_curve(known, curve))
 
 
 def step_curve(shape: Shape, curve: CostCurve) -> float:

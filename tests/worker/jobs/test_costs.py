@@ -137,6 +137,19 @@ def test_memory_beyond_what_was_seen_rises_by_the_declared_slope():
     assert found.peak_mb == pytest.approx(700 + 1000 * 30 * 64 * 64 / 1e6)
 
 
+def test_every_clip_of_a_story_has_all_its_steps():
+    """However little of a film the network sees at once."""
+    seen = replace(CURVE, pass_volume=0.05)
+
+    def story(frames, side=64):
+        return request(frames, side=side).model_copy(update={"task_type": "story"})
+
+    short = measured(story(48))
+    assert estimate(story(480), seen, (short,)).step_s == pytest.approx(10 * short.step_s)
+    assert estimate(story(480, side=128), seen, (short,)).step_s == pytest.approx(short.step_s)
+    assert estimate(request(480), seen, (short,)).step_s == pytest.approx(short.step_s)
+
+
 def test_what_is_made_piece_by_piece_takes_no_more_memory_than_its_largest_piece():
     pieces = replace(CURVE, memory_volume=0.1)
     assert estimate(request(frames=8), pieces, ()).peak_mb == pytest.approx(
