@@ -378,8 +378,8 @@ def test_of_a_hub_id_only_what_is_loaded_is_fetched(tmp_path: Path) -> None:
     for name in ("all-in-one.safetensors", "vae/model.bin", "vae/code.py", "demo/x.safetensors"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"a lot")
-    rounded = folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
-    rounded.write_bytes(b"a lot")
+    for rounded in (".fp16", "-00001-of-00002.fp16"):
+        (folder / "vae" / f"diffusion_pytorch_model{rounded}.safetensors").write_bytes(b"a lot")
     (folder / "LICENSE").write_text("Be kind.")
     asked: list[str] = []
     with hub_of(folder, asked) as hub:

@@ -217,10 +217,15 @@ def test_in_half_precision_as_on_gpus_every_kind_makes_nearly_the_same_film(wild
     name = wild.model.card.id
     half = load_model(name, wild.models_dir / name, "cpu", "bfloat16")
     assert isinstance(half, OpenModel)
+    parts = {n: p for n, p in half.place.pipe.components.items() if isinstance(p, torch.nn.Module)}
+    whole = {n for n, p in parts.items() if all(w.dtype == torch.float32 for w in p.parameters())}
+    assert whole == set(half.adapter.exact) & set(parts)
     for kind in wild.kinds:
         if kind not in LONG:
             film = half.draw(wild.task(kind), ignore)
             assert np.abs(film - wild.plain(kind)).mean() < 0.2, kind
+    if half.card.inputs.last_frame_strength.minimum == 0:
+        half.draw(wild.task("first_last_frame", last_frame_strength=0.5), ignore)
 
 
 def test_a_cancelled_job_leaves_nothing_behind(wild: Wild) -> None:
