@@ -18,6 +18,7 @@ DRAWN_BY = (
     fields.GUIDANCE_RESCALE,
     fields.GUIDANCE_SCHEDULE,
 )  # how the base draws
+ALONE = frozenset({"text", "image", "first_last_frame", "edit"})  # guided by words, or by nothing
 UNDRAWN = frozenset({"interpolate", "upscale"})  # kinds that the base has no part in
 
 
@@ -47,11 +48,22 @@ def unheeded(
     if quality := student(card, request):
         for field in DRAWN_BY:
             yield field, f"quality {quality.name} draws without it"
-    if task_type == "text" and request.guidance_scale == 1:
+    if task_type in ALONE and request.guidance_scale == 1 and not media.references:
         for field in (fields.NEGATIVE_PROMPT, fields.GUIDANCE_RESCALE, fields.GUIDANCE_SCHEDULE):
             yield field, "nothing follows it at guidance_scale 1"
+    yield from pointless(wishes, media, request)
+
+
+def pointless(
+    wishes: Wishes, media: Media, request: VideoRequest
+) -> Iterator[tuple[Field[Any], str]]:
+    """Fields that weigh what is not there, each with the reason."""
+    if request.context_frames == 0:
+        yield fields.CONTEXT_GUIDANCE, "there are no context_frames"
+    if wishes.has(fields.RECONSTRUCTION_WEIGHT):
+        yield fields.CONTEXT_GUIDANCE, "frames pull by reconstruction_weight"
     ends = (media.last_frame, *(shot.last_frame for shot in media.shots))
-    if task_type in ("extend", "story") and not any(ends):
+    if request.task_type in ("extend", "story") and not any(ends):
         yield fields.LAST_FRAME_STRENGTH, "there is no last_frame"
     if not media.references and not any(shot.references for shot in media.shots):
         yield fields.REFERENCE_STRENGTH, "there are no references"
@@ -92,6 +104,10 @@ def check_scale(quality: Quality | None, scale: float) -> None:
 def remarks(request: VideoRequest) -> tuple[str, ...]:
     """What of a request is only a title: told, since clients' libraries insist on a prompt."""
     words = [shot.prompt for shot in request.shots]
-    if words and request.prompt.strip() and request.prompt not in words:
+    if not request.prompt.strip():
+        return ()
+    if request.task_type in UNDRAWN:
+        return (f"prompt: {request.task_type} follows no words; it is only the film's title",)
+    if words and request.prompt not in words:
         return ("prompt: every shot has one of its own; it is only the film's title",)
     return ()

@@ -229,9 +229,10 @@ CONTEXT_FRAMES = Field(
 CONTEXT_GUIDANCE = Field(
     "context_guidance",
     Number(1, 4),
-    "How strongly given frames and context pull; 1 is unguided, 1.5 if absent.",
+    "How strongly the frames that come before pull, where no references do; 1 is unguided, 1.5 if "
+    "absent.",
     (),
-    GIVEN_KINDS,
+    frozenset({"extend", "story"}),
 )
 RECONSTRUCTION_WEIGHT = Field(
     "reconstruction_weight",

@@ -201,7 +201,7 @@ def to_inputs(request: VideoRequest) -> dict[str, Any]:
     continued = request.task_type in ("extend", "story")
     return {
         "context_frames": request.context_frames if continued else None,
-        "context_guidance": request.context_guidance if continued or first or last else None,
+        "context_guidance": request.context_guidance if continued else None,
         "first_frame_strength": request.first_frame_strength if first else None,
         "last_frame_strength": request.last_frame_strength if last else None,
         "reference_strength": request.reference_strength if references else None,

@@ -97,7 +97,6 @@ def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_se
         "quality": "draft",
         "guidance_rescale": 0.5,
         "guidance_schedule": "oscillating",
-        "context_guidance": 2.0,
         "reconstruction_weight": 4.0,
         "sampler": "ddim",
     }
@@ -105,11 +104,12 @@ def test_what_is_asked_for_reaches_the_model_and_is_echoed(client, store, job_se
     assert {name: video[name] for name in asked} == asked
     task = read_task(store.get(video["id"]).request, open_store(job_settings))
     assert {name: getattr(task, name) for name in asked} == asked
-    told = STORY | {"context_frames": 1, "guidance_schedule": "linear"}
+    told = STORY | {"context_frames": 1, "context_guidance": 2, "guidance_schedule": "linear"}
     video = send(client, told).json()
-    assert (video["context_frames"], video["context_guidance"]) == (1, 1.5)
+    assert (video["context_frames"], video["context_guidance"]) == (1, 2.0)
     task = read_task(store.get(video["id"]).request, open_store(job_settings))
-    assert (task.context_frames, task.guidance_schedule) == (1, "linear")
+    found = (task.context_frames, task.context_guidance, task.guidance_schedule)
+    assert found == (1, 2.0, "linear")
 
 
 def test_a_personal_subject_is_picked_listed_and_echoed(client, store, job_settings):
@@ -264,7 +264,15 @@ REFUSED = [
     ),
     (STORY | {"context_frames": 3}, "context_frames", ["2", "3"]),
     ({"context_frames": 1}, "context_frames", ["story", "text"]),
-    (TWO | {"context_guidance": 5}, "context_guidance", ["4", "5"]),
+    (STORY | {"context_guidance": 5}, "context_guidance", ["4", "5"]),
+    (TWO | {"context_guidance": 2}, "context_guidance", ["extend, story", "first_last_frame"]),
+    (STORY | {"context_guidance": 2, "context_frames": 0}, "context_guidance", ["no context", "2"]),
+    (
+        STORY | {"context_guidance": 2, "reconstruction_weight": 3},
+        "context_guidance",
+        ["reconstruction_weight", "2"],
+    ),
+    (TWO | {"guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_rescale", ["1", "0.5"]),
     (TWO | {"reconstruction_weight": 101}, "reconstruction_weight", ["100", "101"]),
     (TWO | {"last_frame_is_sketch": True}, "last_frame_is_sketch", ["tiny"]),
     (STORY | {"size": "64x64", "fps": 24}, "fps", ["8", "24"]),
@@ -323,7 +331,7 @@ KINDS = {
     "text": {"seconds": 1},
     "first_last_frame": TWO | {"seconds": 1, "fps": 12},
     "reference": {"reference_images": [PICTURE], "seconds": 1, "fps": 6, "size": "32x32"},
-    "story": {"shots": ["a cat", {"prompt": "a dog", "seconds": 1.5, "transition": "cut"}]},
+    "story": {"shots": ["a cow", {"prompt": "a dog", "seconds": 1.5, "transition": "cut"}]},
     "extend": {"seconds": 1, "size": "128x128", "fps": 24},
     "edit": {"last_frame": PICTURE, "task_type": "edit", "size": "128x128", "fps": 12},
     "interpolate": {"target_fps": 24},
@@ -342,6 +350,8 @@ def test_what_is_admitted_at_default_sizes_is_made(
         body |= {"video": {"file_id": sent.json()["id"]}}
     answer = send(client, body)
     assert answer.status_code == 200, answer.text
+    titled = kind in ("story", "interpolate", "upscale")
+    assert ["title" in warning for warning in answer.json()["warnings"]] == [True] * titled
     request = store.get(answer.json()["id"]).request
     task = read_task(request, open_store(job_settings))
     count = 0
