@@ -22,17 +22,21 @@ from worker.jobs.artifacts import open_store
 from worker.jobs.settings import JobSettings
 
 PICTURE = data_url(picture((64, 64), (200, 40, 40)))
-PIPELINES = {"vace": "WanVACEPipeline", "ltx": "LTXConditionPipeline", "wan": "WanPipeline"}
+NAMED = {"vace": "WanVACEPipeline", "ltx": "LTXConditionPipeline", "wan": "WanPipeline"}
+PIPELINES = NAMED | {f"any-{at}": pipeline for at, pipeline in enumerate(FAMILIES)}
 STORY = {"shots": [{"prompt": "a cat", "seconds": 1}, {"prompt": "a dog", "seconds": 2}]}
 BETWEEN = {"keyframes": [{"frame": 4, "image_url": PICTURE}]}
 
 
 def card_of(folder: Path, name: str) -> ModelCard:
     """The card of a checkpoint of a family."""
-    family = FAMILIES[PIPELINES[name]][0]
-    parts = {part: {} for part in family.needs}
+    shape = {"num_layers": 2, "sample_width": 8, "sample_height": 8, "sample_frames": 17}
+    parts = {part: {} for part in FAMILIES[PIPELINES[name]][0].needs} | {"transformer": shape}
     checkpoint = Checkpoint(folder, {"_class_name": PIPELINES[name]}, parts, ())
-    small = adjust(read_family(checkpoint), Wishes(sizes=("64x64",), frames=17, fps=8))
+    family = read_family(checkpoint)
+    sizes = () if family.exact_sizes else ("64x64",)
+    frames = 37 if family.frame_step > 16 else 17
+    small = adjust(family, Wishes(sizes=sizes, frames=frames, fps=8))
     path = folder / f"{name}.json"
     path.write_text(json.dumps(card_fields(name, small, checkpoint, "none", 0)))
     return read_card(path)
@@ -95,6 +99,36 @@ def test_what_is_admitted_is_what_the_model_takes(client, store, job_settings, c
     assert (task.mask is None) == (kind != "edit")
 
 
+FRAME, LAST = {"first_frame": PICTURE}, {"last_frame": PICTURE}
+SHOWN = {"reference_images": [PICTURE]}
+ASKED = [
+    *({}, FRAME, LAST, FRAME | LAST, SHOWN, FRAME | SHOWN, BETWEEN, BETWEEN | SHOWN, STORY),
+    *(FRAME | LAST | {"last_frame_strength": 0.5}, FRAME | {"first_frame_strength": 0.5}),
+    *(SHOWN | {"reference_strength": 0.5}, FRAME | BETWEEN, STORY | SHOWN, STORY | FRAME),
+    *({"negative_prompt": "rain"}, {"negative_prompt": "rain", "guidance_scale": 1}),
+    *({"quality": "fast"}, FRAME | {"quality": "fast"}, {"prompt": "x" * 700}, {"fps": 24}),
+]
+FIELDS = {"first_frame": "first_frame", "last_frame": "last_frame", "keyframes": "keyframes"}
+FIELDS |= {"reference_images": "references", "shots": "shots"}
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name not in NAMED])
+def test_what_any_family_admits_its_model_takes_all_of(client, store, job_settings, name):
+    card, files = card_of(job_settings.data_dir, name), open_store(job_settings)
+    made = set()
+    for body in ASKED:
+        wordless = {} if card.max_prompt_chars else {"prompt": ""}
+        answer = order(client, {"model": name} | wordless | body)
+        assert answer.status_code in (200, 400), answer.text
+        if answer.status_code == 200:
+            task = read_task(store.get(answer.json()["id"]).request, files)
+            check(task, card)
+            for field in FIELDS.keys() & body.keys():
+                assert len(getattr(task, FIELDS[field])), field
+            made.add(task.task_type)
+    assert made >= card.tasks - {"extend", "edit", "story"}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -142,4 +176,8 @@ def test_what_a_checkpoint_would_ignore_is_refused_before_the_queue(client, body
 def test_limits_of_keyframes_and_masks_are_listed(client):
     listed = client.get("/v1/videos/models").json()["data"]
     told = {one["id"]: (one["inputs"]["max_keyframes"], one["inputs"]["masks"]) for one in listed}
-    assert told == {"vace": (8, True), "ltx": (8, False), "wan": (0, False)}
+    assert {name: told[name] for name in NAMED} == {
+        "vace": (8, True),
+        "ltx": (8, False),
+        "wan": (0, False),
+    }
