@@ -169,11 +169,13 @@ class Workshop:
         denoise = denoiser(guide(predict_v, 3.0))
         return self.autoencoder.decode(sample_dpmpp_2m(denoise, noise, dpmpp_grid(16)))
 
-    def publish(self, unet: UNet) -> None:
-        """Write the network, as float16, and the config into the preset."""
-        halves = {name: value.half().contiguous() for name, value in unet.state_dict().items()}
-        save_file(halves, self.preset / "unet.safetensors")
-        write_config(replace(self.config, unet=unet.config), self.preset / "config.json")
+
+def publish(unet: UNet, preset: Path) -> None:
+    """Write the network, as float16, and its config into the preset."""
+    halves = {name: value.half().contiguous() for name, value in unet.state_dict().items()}
+    save_file(halves, preset / "unet.safetensors")
+    path = preset / "config.json"
+    write_config(replace(read_config(path), unet=unet.config), path)
 
 
 @app.command()
@@ -236,7 +238,25 @@ def clips(
 
     run.train(loss, shop.preview(unet, 16))
     unet.load_state_dict(averaged(folder))
-    shop.publish(unet)
+    publish(unet, preset)
+
+
+@app.command()
+def blend(
+    share: float,
+    folder: Path = Path("runs/clips"),
+    begin: Path = Path("runs/begin"),
+    preset: Path = Path("models/pocket"),
+) -> None:
+    """Put a mean of two runs' weights into the preset: a share of a run's own, the rest of those it
+    began with. Better than either where they lie in one basin (Wortsman et al. 2022,
+    arXiv:2203.05482)."""
+    if not 0 <= share <= 1:
+        raise typer.BadParameter(f"a share from 0 to 1, not {share:g}")
+    before, after = averaged(begin), averaged(folder)
+    unet = UNet(read_config(preset / "config.json").unet)
+    unet.load_state_dict({name: value.lerp(after[name], share) for name, value in before.items()})
+    publish(unet, preset)
 
 
 def mixed(maker: ClipMaker, draws: Draws) -> ClipBatch:

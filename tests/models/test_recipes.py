@@ -3,17 +3,26 @@
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.catalog import has_stage
 from models.training import autoencoder as autoencoder_recipe
-from models.training import decoder, distillation, interpolator, personalisation, upsampler
+from models.training import (
+    decoder,
+    denoiser,
+    distillation,
+    interpolator,
+    personalisation,
+    upsampler,
+)
 from models.training.batches import CaptionBank, ClipBatch, ClipMaker
 from models.training.conditions import GIVEN
 from models.training.loop import Draws, Run, RunConfig, draws
@@ -25,7 +34,7 @@ from models.training.world import World, WorldConfig
 from models.videoldm.adapters import read_adapter, write_adapter
 from models.videoldm.autoencoder import Autoencoder
 from models.videoldm.conditioning import Kind, frame_times, text_only
-from models.videoldm.config import StudentConfig
+from models.videoldm.config import StudentConfig, read_config, write_config
 from models.videoldm.interpolation import Interpolator
 from models.videoldm.student import StudentUNet
 from models.videoldm.temporal import TemporalDecoder
@@ -436,3 +445,24 @@ def test_levels_cover_a_batch_and_some_are_pure_noise() -> None:
     assert 0 < float(u.min()) < 0.01
     assert 60 < int((u == 1).sum()) < 140
     assert (levels(400, torch.Generator().manual_seed(0)) < 1).all()
+
+
+def test_a_blend_of_two_runs_lies_between_them_and_keeps_what_the_preset_can(
+    tmp_path: Path,
+) -> None:
+    preset = build_preset(tmp_path / "preset")
+    config = replace(read_config(preset / "config.json"), abilities=("sketch",))
+    write_config(config, preset / "config.json")
+    state = UNet(config.unet).state_dict()
+    for name, level in (("before", 0.0), ("after", 1.0)):
+        (tmp_path / name).mkdir()
+        flat = {key: torch.full_like(value, level) for key, value in state.items()}
+        for file in ("weights", "average"):
+            save_file(flat, tmp_path / name / f"{file}.safetensors")
+    denoiser.blend(0.25, tmp_path / "after", tmp_path / "before", preset)
+    made = load_file(preset / "unet.safetensors")
+    assert set(made) == set(state)
+    assert all((value == 0.25).all() for value in made.values())
+    assert read_config(preset / "config.json") == config
+    with pytest.raises(typer.BadParameter, match="2"):
+        denoiser.blend(2.0, tmp_path / "after", tmp_path / "before", preset)
