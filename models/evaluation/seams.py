@@ -1,6 +1,7 @@
 """How films of several clips hold together: jumps where a shot continues, drift over a minute."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from einops import reduce
 from numpy.typing import NDArray
 
-from models.evaluation.bench import Bench
+from models.evaluation.bench import Bench, ignore, task_of
 from models.evaluation.prompts import Prompt
 from models.evaluation.scores import mean
 from models.protocol import Frames, Shot, Task
@@ -18,6 +19,7 @@ SEAMS, DRIFT = ("seam_ratio",), ("drift",)
 COUNT = 24  # seams
 SHOTS = 5  # of a film: one seam less
 SHOT_FRAMES = 16
+WHOLE_FILMS = 3  # each with as many seams
 DRIFT_FILMS = 1  # of a minute, and as many of another subject for the control
 DRIFT_S = 60
 WINDOW = 16  # frames
@@ -26,8 +28,9 @@ WINDOW = 16  # frames
 def seam_ratio(bench: Bench) -> dict[str, Any]:
     """Change across each seam over the median change within the shots on both sides.
 
-    Films of one subject that turns back in each shot. Control: the same shots cut instead of
-    continued, taken as clips of their own.
+    Films of the base, of one subject that turns back in each shot. Control: the same shots cut
+    instead of continued, taken as clips of their own. `whole_film` is of films as a bare order of
+    the same story gets them, through all stages.
     """
     count = bench.count or COUNT
     moving = [prompt for prompt in bench.prompts if prompt.motion in DIRECTIONS]
@@ -40,7 +43,30 @@ def seam_ratio(bench: Bench) -> dict[str, Any]:
         within = float(np.median(changes(alone)))
         other = bench.text_clip(moving[moving.index(prompt) - 1])
         cuts.append(float(_change(alone[-1], other[0])) / max(within, 1e-3))
-    return {"seam_ratio": asdict(mean(ratios[:count], cuts))}
+    row = asdict(mean(ratios[:count], cuts))
+    if bench.model is not bench.base:
+        row |= {"whole_film": fmean(_whole_ratios(bench, moving[:WHOLE_FILMS]))}
+    return {"seam_ratio": row}
+
+
+def _whole_ratios(bench: Bench, prompts: Sequence[Prompt]) -> list[float]:
+    ratios: list[float] = []
+    for prompt in bench.watched("seams of whole films", prompts):
+        task = whole(story(bench, prompt), task_of(bench.model, prompt))
+        film = bench.model.generate(task, ignore)
+        ratios += ratios_of(changes(film), task.shots[0].num_frames)
+    return ratios
+
+
+def whole(keys: Task, usual: Task) -> Task:
+    """The base's story as one of the whole model: as long, in its usual size and rate.
+
+    usual  a bare order's clip
+    """
+    dense = usual.fps / keys.fps
+    shots = [replace(shot, num_frames=round(shot.num_frames * dense)) for shot in keys.shots]
+    frames = sum(shot.num_frames for shot in shots)
+    return replace(usual, task_type="story", shots=tuple(shots), num_frames=frames)
 
 
 def story(bench: Bench, prompt: Prompt) -> Task:

@@ -274,6 +274,19 @@ def test_a_cascade_is_measured_stage_by_stage(
     assert all(row["value"] > 0 for row in seconds.values())
 
 
+def test_a_story_of_the_whole_model_is_as_long_in_its_own_size_and_rate(
+    able: Path,
+) -> None:
+    bench = bench_of(able)
+    keys = seams.story(bench, bench.prompts[0])
+    usual = replace(bench.task(bench.prompts[0]), width=256, height=256, fps=3 * keys.fps)
+    film = seams.whole(keys, usual)
+    assert (film.task_type, film.width, film.fps) == ("story", 256, 3 * keys.fps)
+    assert [shot.num_frames for shot in film.shots] == [48] * 5
+    assert film.num_frames == 240
+    assert [shot.prompt for shot in film.shots] == [shot.prompt for shot in keys.shots]
+
+
 def test_only_what_a_card_declares_is_measured(folder: Path, able: Path, tmp_path: Path) -> None:
     def names(folder: Path) -> set[str]:
         card = read_card(folder / "card.json")
