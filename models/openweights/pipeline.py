@@ -27,8 +27,8 @@ from models.openweights.segments import LONG, Lengths, Reports, plan
 from models.openweights.sharing import at_place
 from models.openweights.snapshots import FilmMemory, read_snapshot
 from models.openweights.tiers import FAST, PLAIN, Means, made_in
-from models.openweights.words import check_words
 from models.protocol import Frames, Maker, Memory, OnStep, Step, Task
+from models.words import check_words
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ class OpenModel:
     def _check(self, task: Task) -> None:
         check(task, self.card)
         if self.adapter.worded:
-            check_words(self.place.pipe.tokenizer, self.adapter.tokens, task)
+            tokenizer, most = self.place.pipe.tokenizer, self.adapter.tokens
+            most = tokenizer.model_max_length if most is None else most
+            check_words(lambda prompt: len(tokenizer(prompt).input_ids), most, task)
 
     def _draw(self, task: Task, on_step: OnStep, memory: Memory | None) -> np.ndarray:
         on_step(Step("encoding", 0, 1))

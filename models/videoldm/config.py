@@ -59,7 +59,7 @@ class TextConfig:
     heads: int = 12
     hidden: int = 1536
     positions: int = 512
-    max_tokens: int = 64  # of a prompt; more are cut off and reported
+    max_tokens: int = 64  # of a prompt; a longer one is refused
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from models.videoldm.refusals import check
 from models.videoldm.reports import Reports
 from models.videoldm.segments import Segment, plan_film
 from models.videoldm.weights import Preset, load_preset
+from models.words import check_words
 
 DECODE_CHUNK = 8  # frames decoded at once
 
@@ -60,8 +61,17 @@ class VideoLDM:
 
     def stream(self, task: Task, on_step: OnStep, memory: Memory | None = None) -> Iterator[Frames]:
         """Make the film piece by piece; see `models.protocol.ResumableModel`."""
-        check(task, self.card, self.preset.config.abilities)
+        self.check(task)
         return self._film(task, on_step, own(memory))
+
+    def check(self, task: Task) -> None:
+        """raises ValueError if the task is outside the card, LongPrompt"""
+        check(task, self.card, self.preset.config.abilities)
+        self.check_words(task)
+
+    def check_words(self, task: Task) -> None:
+        """raises LongPrompt if words of it would not be read"""
+        check_words(self.preset.text.count, self.preset.text.max_tokens, task)
 
     def remember(self, identity: str, written: bytes | None = None) -> FilmMemory:
         """The memory of one film; see `models.protocol.ResumableModel`."""
@@ -97,7 +107,7 @@ class VideoLDM:
 
         raises ValueError if the task is outside the card; whatever on_step raises
         """
-        check(task, self.card, self.preset.config.abilities)
+        self.check(task)
         return self._pieces(task, on_step, memory)[0]
 
     def _film(self, task: Task, on_step: OnStep, memory: FilmMemory) -> Iterator[Frames]:

@@ -72,6 +72,7 @@ class StagedLDM:
             return self.cascade.interpolate(task, quality, on_step, known)
         if task.task_type == "upscale":
             return self.cascade.upscale(task, quality, on_step, known)
+        self.base.check_words(task)
         if f"{task.width}x{task.height}" in self.base.card.sizes and task.fps not in rule.fps:
             return self.base.stream(task, on_step, known)
         if task.task_type in KEYED:

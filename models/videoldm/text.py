@@ -69,11 +69,15 @@ class TextEncoder:
         self.tokenizer, self.encoder = tokenizer, encoder
         self.max_tokens = max_tokens
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_tokens)
+        tokenizer.no_truncation()
+
+    def count(self, prompt: str) -> int:
+        """Tokens of a prompt."""
+        return len(self.tokenizer.encode(prompt).ids)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Encode prompts; an empty one becomes the null prompt.
+        """Encode prompts of at most `max_tokens`; an empty one becomes the null prompt.
 
         returns  (b, l, d) float32, zero where the mask is not; (b, l) bool, all False where empty
         """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.catalog import read_card, read_catalog
-from models.protocol import Cancelled, Step, Task
+from models.protocol import Cancelled, LongPrompt, Shot, Step, Task
 from models.registry import load_model
 from models.videoldm.config import read_config
 from models.videoldm.pipeline import VideoLDM, load_videoldm
@@ -203,3 +203,18 @@ def test_a_default_guidance_out_of_range_or_of_no_kind_is_named(
     path.write_text(json.dumps(fields | {"guidance_defaults": wrong}), encoding="utf-8")
     with pytest.raises(ValueError, match=f"guidance_defaults: '{next(iter(wrong))}'"):
         read_card(path)
+
+
+@pytest.mark.parametrize("where", ["prompt", "negative_prompt"])
+def test_words_that_the_encoder_would_not_read_are_refused(model: VideoLDM, where: str) -> None:
+    most = model.preset.text.max_tokens
+    fit = "a"
+    while model.preset.text.count(fit + " a") <= most:
+        fit += " a"
+    model.stream(replace(TASK, **{where: fit}), silent)
+    beyond = fit + " a"
+    with pytest.raises(LongPrompt, match=rf"the {where} has {most + 1} tokens.* reads {most}"):
+        model.stream(replace(TASK, **{where: beyond}), silent)
+    shot = Shot(**{"prompt": "a cat", "num_frames": 8, "seed": 1} | {where: beyond})
+    with pytest.raises(LongPrompt, match=where):
+        model.check_words(replace(TASK, shots=(shot,)))

@@ -100,6 +100,7 @@ def test_a_seed_makes_one_film(model: StagedLDM) -> None:
         ({"task_type": "story", "shots": (SHOT, LATE)}, "a shot of 12 frames: 24 at least"),
         ({"task_type": "story", "num_frames": 5000, "shots": (SHOT,)}, "5000 frames: 4096"),
         ({"quality": "best"}, "quality 'best'"),
+        ({"prompt": "cat " * 100}, "the prompt has 102 tokens, the model reads 64"),
         ({"width": 96, "height": 96}, "cannot be made 96x96"),
     ],
 )

@@ -470,7 +470,7 @@ BAD = [
         "shots.0.reference_images",
         ["cat"],
     ),
-    ({"shots": [{"prompt": "a" * 8001}]}, "invalid_value", "shots.0.prompt", ["8001", "8000"]),
+    ({"shots": [{"prompt": "a" * 257}]}, "invalid_value", "shots.0.prompt", ["257", "256"]),
     ({"shots": [{"prompt": "a"}], "seconds": 9}, "incompatible_inputs", "seconds", ["2 s"]),
     (CLIP | {"seconds": 30}, "invalid_value", "seconds", ["30", "99"]),
     (CLIP | {"upscale_factor": 3}, "invalid_value", "upscale_factor", ["3", "2, 4"]),
