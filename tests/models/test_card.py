@@ -5,9 +5,11 @@ import re
 
 import pytest
 
+from models.catalog import read_card
 from models.training import assets
 from models.training.concepts import EDITION, HELD_OUT, TRAINED
 from models.training.scenes import SCENES
+from models.videoldm.config import read_config
 from models.videoldm.weights import digest
 from tests.models.presets import POCKET
 
@@ -26,6 +28,11 @@ def test_every_package_is_listed_with_version_and_licence(package: assets.Packag
 
 def test_the_report_is_of_the_weights_that_ship() -> None:
     assert REPORT["model"]["weights_sha256"] == digest(POCKET)
+
+
+def test_drawings_are_offered_if_the_weights_were_trained_on_them() -> None:
+    card, config = read_card(POCKET / "card.json"), read_config(POCKET / "config.json")
+    assert card.inputs.last_frame_sketches == ("sketch" in config.abilities)
 
 
 @pytest.mark.parametrize("name", ["subject_r1", "subject_auc", "direction", "background"])

@@ -57,7 +57,8 @@ def tiny_api(valkey_server, model, tmp_path_factory) -> Iterator[Running]:
     worded = replace(model.card, id="worded", tasks=frozenset({"text", "story", "edit"}))
     subjects = (AdapterCard("rex", "sks", "dog"), AdapterCard("tom", "sks", "cat"))
     worded = replace(worded, adapters=subjects)
-    other = replace(model.card, id="other", kind="openweights", cascade=None)
+    undrawn = replace(model.card.inputs, last_frame_sketches=False)
+    other = replace(model.card, id="other", kind="openweights", cascade=None, inputs=undrawn)
     loose = replace(model.card, id="loose", guidance_defaults=(("image", 1.5),))
     cards = {"tiny": model.card, "worded": worded, "other": other, "loose": loose}
     with serve(settings, cards) as running:
@@ -274,7 +275,11 @@ REFUSED = [
     ),
     (TWO | {"guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_rescale", ["1", "0.5"]),
     (TWO | {"reconstruction_weight": 101}, "reconstruction_weight", ["100", "101"]),
-    (TWO | {"last_frame_is_sketch": True}, "last_frame_is_sketch", ["tiny"]),
+    (
+        TWO | {"model": "other", "last_frame_is_sketch": True},
+        "last_frame_is_sketch",
+        ["false", "other is not trained", "True"],
+    ),
     (STORY | {"size": "64x64", "fps": 24}, "fps", ["8", "24"]),
     (STORY | {"num_inference_steps": 9}, "num_inference_steps", ["standard", "2", "9"]),
     (STORY | {"size": "32x32", "fps": 8, "quality": "draft"}, "quality", ["base", "draft"]),
