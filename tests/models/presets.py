@@ -57,8 +57,10 @@ def build_preset(folder: Path, model_id: str = "tiny", config: VideoLDMConfig = 
     write_config(replace(config, tasks=("text",)), folder / "config.json")
     shutil.copyfile(POCKET / "tokenizer.json", folder / "tokenizer.json")
     card = json.loads((POCKET / "card.json").read_text(encoding="utf-8"))
+    inputs = card["inputs"] | {"last_frame_sketches": "sketch" in config.abilities}
+    own = {"id": model_id, "sizes": ["32x32", "64x64"], "tasks": ["text"], "inputs": inputs}
     (folder / "card.json").write_text(
-        json.dumps(card | {"id": model_id, "sizes": ["32x32", "64x64"], "tasks": ["text"]}),
+        json.dumps(card | own),
         encoding="utf-8",
     )
     return folder
