@@ -144,14 +144,14 @@ def test_a_job_is_cancelled_while_its_model_loads(house: House) -> None:
     until(lambda: not loaded(house), 10 + IDLE_S, "an empty worker")
     child = worker.child_pid()
     slow = folders["three"] / trio.SLOW
-    for seconds in ("1", "60"):
+    for seconds in ("3", "60"):
         slow.write_text(seconds)
         began = time.monotonic()
         error = studio.ended(swapping(studio, "three")).error
         assert error is not None
         assert error.code is ErrorCode.CANCELLED
         assert time.monotonic() - began < 5 + GRACE_S
-        assert is_running(child) == (seconds == "1")
+        assert is_running(child) == (seconds == "3")
         until(lambda: not loaded(house), 10 + IDLE_S, "an empty worker")
     slow.unlink()
     assert studio.ended(studio.submit(model="three", **FIELDS)).status is Status.COMPLETED
